@@ -1,0 +1,13 @@
+//! What the models of AWS, of Kubernetes and of a node share: plain data and pure functions.
+//!
+//! - [`pick`]: the one source of choices (a seed, fuzz bytes, or exhaustive enumeration).
+//! - [`digest`]: the rolling hash by which two runs are compared.
+//! - [`csi`]: the calls of the Container Storage Interface as plain data.
+//! - [`agent`]: the messages between the emulator and the agent in a node, and what an EFS mount asks.
+//!
+//! Nothing here performs I/O, reads a clock or draws random numbers by itself.
+
+pub mod agent;
+pub mod csi;
+pub mod digest;
+pub mod pick;

@@ -1,0 +1,131 @@
+//! Choices. Everything undetermined in a run (latencies, faults, order of events, ids) is drawn from a [`Pick`],
+//! so that a run is a sequence of numbers and replays from a seed, from fuzz input or by enumeration.
+
+/// A source of choices.
+pub trait Pick {
+    /// A number in `0..n`. `n` must be at least 1; `pick(1)` is always 0.
+    fn pick(&mut self, n: usize) -> usize;
+
+    /// True with a probability of `num` in `den`.
+    fn chance(&mut self, num: usize, den: usize) -> bool {
+        self.pick(den.max(1)) < num
+    }
+}
+
+/// A seeded source: SplitMix64. The same seed gives the same choices on every machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seeded(u64);
+
+impl Seeded {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A child source for one purpose. Draws from it do not shift the draws of any other child, so one more
+    /// choice in one place leaves every other place as it was.
+    pub fn child(&self, purpose: &str) -> Self {
+        let mut hash = self.0 ^ 0x9e37_79b9_7f4a_7c15;
+        for byte in purpose.bytes() {
+            hash = mix(hash ^ u64::from(byte));
+        }
+        Self(hash)
+    }
+
+    /// The next 64 bits.
+    pub fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.0)
+    }
+}
+
+impl Pick for Seeded {
+    fn pick(&mut self, n: usize) -> usize {
+        if n <= 1 {
+            return 0;
+        }
+        // The bias of the modulo is below 2^-32 for every n in use here.
+        (self.next_u64() % n as u64) as usize
+    }
+}
+
+/// Choices read from bytes, for fuzzing; zeros when the bytes are used up.
+#[derive(Debug, Clone)]
+pub struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// Whether all bytes are used.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Pick for Bytes<'_> {
+    fn pick(&mut self, n: usize) -> usize {
+        let mut value = 0usize;
+        let mut span = 1usize;
+        while span < n {
+            let Some((first, rest)) = self.0.split_first() else { break };
+            self.0 = rest;
+            value = (value << 8) | usize::from(*first);
+            span = span.saturating_mul(256);
+        }
+        if n <= 1 { 0 } else { value % n }
+    }
+}
+
+/// Scrambles 64 bits (the finalizer of SplitMix64): a bijection, so distinct inputs stay distinct.
+pub fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The 17 hexadecimal digits of an AWS resource id, made from a seed and a dense key: reproducible and, for one
+/// seed, collision-free (`mix` is a bijection; the 17th digit depends on the key too).
+pub fn hex17(seed: u64, key: u64) -> String {
+    let body = mix(seed ^ mix(key));
+    format!("0{body:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_gives_the_same_choices() {
+        let draw = |seed| {
+            let mut pick = Seeded::new(seed);
+            (0..32).map(|_| pick.pick(1000)).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(7), draw(7));
+        assert_ne!(draw(7), draw(8));
+    }
+
+    #[test]
+    fn a_child_does_not_shift_another() {
+        let root = Seeded::new(1);
+        let mut a = root.child("latency");
+        a.next_u64();
+        assert_eq!(root.child("faults"), Seeded::new(1).child("faults"));
+        assert_ne!(root.child("faults"), root.child("latency"));
+    }
+
+    #[test]
+    fn bytes_run_out_as_zeros() {
+        let mut pick = Bytes::new(&[5]);
+        assert_eq!(pick.pick(10), 5);
+        assert_eq!(pick.pick(10), 0);
+        assert!(pick.is_empty());
+    }
+
+    #[test]
+    fn ids_have_seventeen_digits_and_differ() {
+        let ids: std::collections::BTreeSet<_> = (0..10_000).map(|key| hex17(3, key)).collect();
+        assert_eq!(ids.len(), 10_000);
+        assert!(ids.iter().all(|id| id.len() == 17));
+    }
+}
