@@ -127,25 +127,28 @@ impl Store for Sled {
     }
 }
 
+/// Table and key to value.
+type Records = BTreeMap<(String, Vec<u8>), Vec<u8>>;
+
 /// State that dies with the process: for tests and benchmarks.
 #[derive(Default)]
 pub struct Memory {
-    tables: Mutex<BTreeMap<(String, Vec<u8>), Vec<u8>>>,
+    records: Mutex<Records>,
 }
 
 impl Store for Memory {
     fn load(&self, table: &str) -> Result<Vec<Record>, StoreError> {
-        let tables = self.tables.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        Ok(tables.iter().filter(|((name, _), _)| name == table).map(|((_, key), value)| (key.clone(), value.clone())).collect())
+        let records = self.records.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        Ok(records.iter().filter(|((name, _), _)| name == table).map(|((_, key), value)| (key.clone(), value.clone())).collect())
     }
 
     fn commit(&self, batch: Batch) -> Result<(), StoreError> {
-        let mut tables = self.tables.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut records = self.records.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         for write in batch.0 {
             let key = (write.table.to_owned(), write.key);
             match write.value {
-                Some(value) => tables.insert(key, value),
-                None => tables.remove(&key),
+                Some(value) => records.insert(key, value),
+                None => records.remove(&key),
             };
         }
         Ok(())
