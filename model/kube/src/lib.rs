@@ -2,3 +2,5 @@
 //! that move claims, volumes, attachments and pods through it (kubernetes-storage-path.md §0A, §1, §2, §4, §6).
 
 pub mod object;
+pub mod resource;
+pub mod write;
