@@ -1,1 +1,134 @@
-//! model-aws
+//! The model of AWS: EC2 (volumes, attachments, snapshots, modifications, instances, network) and EFS (file systems,
+//! mount targets, access points) as state machines without I/O, clock, randomness or threads.
+//!
+//! The shell gives an [`Input`] to [`Aws::step`], saves what [`Aws::take_dirty`] returns, and only then carries out the
+//! [`Effect`]s and lets the replies among them leave. After a start it calls [`Aws::load`] with the saved records, observes the
+//! kernel and gives both machines their `Booted`.
+
+use serde::{Deserialize, Serialize};
+
+pub mod ec2;
+pub mod efs;
+pub mod world;
+
+use world::World;
+
+/// A point in time, in milliseconds since the Unix epoch, as the shell saw it. It is only noted beside the state
+/// (CreateTime, AttachTime, …); nothing is ever decided on it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct At(pub i64);
+
+/// How long things take. The durations of each profile stand beside the machines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// As fast as the machine can.
+    #[default]
+    Instant,
+    /// As long as on AWS.
+    Aws,
+}
+
+/// A record that changed. `value` is JSON; none: the record is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dirty {
+    pub table: &'static str,
+    pub key: String,
+    pub value: Option<Vec<u8>>,
+}
+
+/// A record that cannot be read back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the saved record {table}/{key} cannot be read: {message}")]
+pub struct LoadError {
+    pub table: String,
+    pub key: String,
+    pub message: String,
+}
+
+/// All of AWS.
+#[derive(Debug, Clone)]
+pub struct Aws {
+    pub ec2: ec2::State,
+    pub efs: efs::State,
+}
+
+/// Commands, completions of effects, timers, and what was observed at a start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Input {
+    Ec2(ec2::Input),
+    Efs(efs::Input),
+}
+
+/// What the shell shall do: reply, arm or disarm a timer, or act on the outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Effect {
+    Ec2(ec2::Effect),
+    Efs(efs::Effect),
+}
+
+/// Why an input changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "camelCase")]
+pub enum Reject {
+    #[error(transparent)]
+    Ec2(#[from] ec2::Reject),
+    #[error(transparent)]
+    Efs(#[from] efs::Reject),
+}
+
+impl Aws {
+    /// A new AWS in which only the world's own things exist.
+    pub fn new(world: &World, profile: Profile) -> Self {
+        Self { ec2: ec2::State::new(world, profile), efs: efs::State::new(world, profile) }
+    }
+
+    /// The tables in which records are saved.
+    pub fn tables() -> impl Iterator<Item = &'static str> {
+        ec2::TABLES.iter().chain(efs::TABLES).copied()
+    }
+
+    /// AWS as the saved records (table, key, value) say, indexes included. No effects follow; the shell observes the kernel
+    /// and gives each machine its `Booted`.
+    pub fn load<'a>(
+        world: &World,
+        profile: Profile,
+        records: impl IntoIterator<Item = (&'a str, &'a str, &'a [u8])>,
+    ) -> Result<Self, LoadError> {
+        let mut aws = Self::new(world, profile);
+        for (table, key, value) in records {
+            let known = aws.ec2.restore(table, key, value)? || aws.efs.restore(table, key, value)?;
+            if !known {
+                return Err(LoadError { table: table.to_owned(), key: key.to_owned(), message: "no such table".to_owned() });
+            }
+        }
+        Ok(aws)
+    }
+
+    /// The one entry. Total: the input is applied, ignored or rejected; a rejected one changed nothing.
+    pub fn step(&mut self, at: At, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
+        match input {
+            Input::Ec2(input) => {
+                let mut effects = Vec::new();
+                self.ec2.step(at, input, &mut effects)?;
+                out.extend(effects.into_iter().map(Effect::Ec2));
+            }
+            Input::Efs(input) => {
+                let mut effects = Vec::new();
+                self.efs.step(at, &self.ec2, input, &mut effects)?;
+                out.extend(effects.into_iter().map(Effect::Efs));
+            }
+        }
+        Ok(())
+    }
+
+    /// The records that changed since the last call, to be saved together before any effect starts or reply leaves.
+    pub fn take_dirty(&mut self) -> Vec<Dirty> {
+        let mut dirty = self.ec2.take_dirty();
+        dirty.extend(self.efs.take_dirty());
+        dirty
+    }
+}
