@@ -1,0 +1,356 @@
+//! XML as EC2 writes it, from serde's data model.
+//!
+//! A struct is its fields as elements in order; a list is `<item>` elements inside the field's element; `None` is absent;
+//! the rest is text. So `volume_set: Vec<Volume>` with `rename_all = "camelCase"` gives `<volumeSet><item>…`.
+
+use std::borrow::Cow;
+use std::fmt::{Display, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::body::Body;
+use axum::response::Response;
+use http::{StatusCode, header};
+use serde::ser::{self, Impossible, Serialize};
+
+use crate::error::Ec2Error;
+
+const EC2: &str = "http://ec2.amazonaws.com/doc/2016-11-15/";
+const HEAD: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
+
+/// A finished answer of the EC2 protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct XmlBody {
+    pub request_id: String,
+    pub xml: String,
+}
+
+impl XmlBody {
+    /// `<{action}Response>` with a request id and the fields of `response`, which must be a struct (or `()` for none).
+    pub fn new(action: &str, response: &impl Serialize) -> Result<Self, Ec2Error> {
+        let request_id = request_id();
+        let mut xml = String::with_capacity(1024);
+        // Writing to a String cannot fail.
+        let _ = write!(xml, "{HEAD}<{action}Response xmlns=\"{EC2}\"><requestId>{request_id}</requestId>");
+        write_fields(&mut xml, response, "item").map_err(|error| Ec2Error::new("InternalError", error.to_string()))?;
+        let _ = write!(xml, "</{action}Response>");
+        Ok(Self { request_id, xml })
+    }
+
+    /// The answer of actions that return only success.
+    pub fn ok(action: &str) -> Result<Self, Ec2Error> {
+        #[derive(serde::Serialize)]
+        struct Return {
+            #[serde(rename = "return")]
+            done: bool,
+        }
+        Self::new(action, &Return { done: true })
+    }
+
+    pub fn into_response(self) -> Response {
+        respond(200, &self.request_id, |_| self.xml)
+    }
+}
+
+/// An XML response; `text` is given the request id.
+pub fn respond(status: u16, request_id: &str, text: impl FnOnce(&str) -> String) -> Response {
+    let mut response = Response::new(Body::from(text(request_id)));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/xml;charset=UTF-8"));
+    if let Ok(value) = header::HeaderValue::from_str(request_id) {
+        headers.insert("x-amzn-requestid", value);
+    }
+    response
+}
+
+/// EC2's error document.
+pub fn ec2_error(error: &Ec2Error, request_id: &str) -> String {
+    format!(
+        "{HEAD}<Response><Errors><Error><Code>{}</Code><Message>{}</Message></Error></Errors><RequestID>{request_id}</RequestID></Response>",
+        escape(&error.code),
+        escape(&error.message)
+    )
+}
+
+/// The error document of the plain query protocol, which STS uses.
+pub fn query_error(namespace: &str, error: &Ec2Error, request_id: &str) -> String {
+    let fault = if error.status >= 500 { "Receiver" } else { "Sender" };
+    format!(
+        "{HEAD}<ErrorResponse xmlns=\"{namespace}\"><Error><Type>{fault}</Type><Code>{}</Code><Message>{}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>",
+        escape(&error.code),
+        escape(&error.message)
+    )
+}
+
+/// The answer document of the plain query protocol: `<{action}Response><{action}Result>…`, lists as `<member>`.
+pub fn query_response(namespace: &str, action: &str, response: &impl Serialize, request_id: &str) -> Result<String, Ec2Error> {
+    let mut xml = format!("{HEAD}<{action}Response xmlns=\"{namespace}\"><{action}Result>");
+    write_fields(&mut xml, response, "member").map_err(|error| Ec2Error::new("InternalError", error.to_string()))?;
+    let _ = write!(xml, "</{action}Result><ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata></{action}Response>");
+    Ok(xml)
+}
+
+/// A new request id, in the form of a UUID. It is for logs, not a secret: a counter, scrambled with the time of start.
+pub fn request_id() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    static SEED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    let seed = *SEED.get_or_init(|| uuid::Uuid::new_v4().as_u64_pair().0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let high = model_common::pick::mix(seed ^ model_common::pick::mix(number));
+    uuid::Builder::from_u128((u128::from(high) << 64) | u128::from(model_common::pick::mix(high ^ seed)))
+        .with_version(uuid::Version::Random)
+        .with_variant(uuid::Variant::RFC4122)
+        .into_uuid()
+        .to_string()
+}
+
+/// Escapes text for element content; characters that XML 1.0 cannot hold become U+FFFD.
+pub fn escape(text: &str) -> Cow<'_, str> {
+    let special = |c: char| matches!(c, '<' | '>' | '&' | '"') || (c < ' ' && !matches!(c, '\t' | '\n')) || matches!(c, '\u{fffe}' | '\u{ffff}');
+    if !text.contains(special) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '"' => out.push_str("&quot;"),
+            '\r' => out.push_str("&#xD;"),
+            c if special(c) => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// Appends the fields of a struct as elements.
+pub fn write_fields(out: &mut String, value: &impl Serialize, item: &'static str) -> Result<(), Error> {
+    value.serialize(Writer { out, item }).map(drop)
+}
+
+/// A value that has no form in this XML: a programming error of a response type.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the response as XML: {0}")]
+pub struct Error(String);
+
+impl ser::Error for Error {
+    fn custom<T: Display>(text: T) -> Self {
+        Self(text.to_string())
+    }
+}
+
+/// Its `Ok` says whether there was a value: an absent one leaves no element.
+struct Writer<'a> {
+    out: &'a mut String,
+    item: &'static str,
+}
+
+impl Writer<'_> {
+    fn text(self, text: impl Display) -> Result<bool, Error> {
+        // Writing to a String cannot fail.
+        let _ = write!(self.out, "{text}");
+        Ok(true)
+    }
+
+    fn element<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> Result<(), Error> {
+        let start = self.out.len();
+        self.out.extend(["<", name, ">"]);
+        let inside = self.out.len();
+        let present = value.serialize(Writer { out: self.out, item: self.item })?;
+        if !present {
+            self.out.truncate(start);
+        } else if self.out.len() == inside {
+            self.out.truncate(inside - 1);
+            self.out.push_str("/>");
+        } else {
+            self.out.extend(["</", name, ">"]);
+        }
+        Ok(())
+    }
+}
+
+macro_rules! as_text {
+    ($($method:ident: $type:ty),*) => { $(fn $method(self, value: $type) -> Result<bool, Error> { self.text(value) })* };
+}
+
+impl<'a> ser::Serializer for Writer<'a> {
+    type Ok = bool;
+    type Error = Error;
+    type SerializeSeq = Self;
+    type SerializeTuple = Impossible<bool, Error>;
+    type SerializeTupleStruct = Impossible<bool, Error>;
+    type SerializeTupleVariant = Impossible<bool, Error>;
+    type SerializeMap = Impossible<bool, Error>;
+    type SerializeStruct = Self;
+    type SerializeStructVariant = Impossible<bool, Error>;
+
+    as_text! {
+        serialize_bool: bool, serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64,
+        serialize_u8: u8, serialize_u16: u16, serialize_u32: u32, serialize_u64: u64, serialize_f32: f32, serialize_f64: f64
+    }
+
+    fn serialize_char(self, value: char) -> Result<bool, Error> {
+        self.serialize_str(value.encode_utf8(&mut [0; 4]))
+    }
+
+    fn serialize_str(self, value: &str) -> Result<bool, Error> {
+        self.out.push_str(&escape(value));
+        Ok(true)
+    }
+
+    fn serialize_bytes(self, _: &[u8]) -> Result<bool, Error> {
+        Err(ser::Error::custom("bytes"))
+    }
+
+    fn serialize_none(self) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<bool, Error> {
+        value.serialize(self)
+    }
+
+    fn serialize_unit(self) -> Result<bool, Error> {
+        Ok(true)
+    }
+
+    fn serialize_unit_struct(self, _: &'static str) -> Result<bool, Error> {
+        Ok(true)
+    }
+
+    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result<bool, Error> {
+        self.serialize_str(variant)
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<bool, Error> {
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(self, _: &'static str, _: u32, name: &'static str, _: &T) -> Result<bool, Error> {
+        Err(ser::Error::custom(name))
+    }
+
+    fn serialize_seq(self, _: Option<usize>) -> Result<Self, Error> {
+        Ok(self)
+    }
+
+    fn serialize_tuple(self, _: usize) -> Result<Self::SerializeTuple, Error> {
+        Err(ser::Error::custom("a tuple"))
+    }
+
+    fn serialize_tuple_struct(self, name: &'static str, _: usize) -> Result<Self::SerializeTupleStruct, Error> {
+        Err(ser::Error::custom(name))
+    }
+
+    fn serialize_tuple_variant(self, _: &'static str, _: u32, name: &'static str, _: usize) -> Result<Self::SerializeTupleVariant, Error> {
+        Err(ser::Error::custom(name))
+    }
+
+    fn serialize_map(self, _: Option<usize>) -> Result<Self::SerializeMap, Error> {
+        Err(ser::Error::custom("a map"))
+    }
+
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self, Error> {
+        Ok(self)
+    }
+
+    fn serialize_struct_variant(self, _: &'static str, _: u32, name: &'static str, _: usize) -> Result<Self::SerializeStructVariant, Error> {
+        Err(ser::Error::custom(name))
+    }
+}
+
+impl ser::SerializeSeq for Writer<'_> {
+    type Ok = bool;
+    type Error = Error;
+
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+        self.element(self.item, value)
+    }
+
+    fn end(self) -> Result<bool, Error> {
+        Ok(true)
+    }
+}
+
+impl ser::SerializeStruct for Writer<'_> {
+    type Ok = bool;
+    type Error = Error;
+
+    fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<(), Error> {
+        self.element(key, value)
+    }
+
+    fn end(self) -> Result<bool, Error> {
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Volume {
+        volume_id: String,
+        encrypted: bool,
+        iops: Option<u32>,
+        tag_set: Vec<Tag>,
+        attachment_set: Vec<Tag>,
+    }
+
+    #[derive(serde::Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Tag {
+        key: String,
+        value: String,
+    }
+
+    #[test]
+    fn lists_are_items_and_none_is_absent() {
+        let volume = Volume {
+            volume_id: "vol-1".into(),
+            encrypted: false,
+            iops: None,
+            tag_set: vec![Tag { key: "a<b".into(), value: String::new() }],
+            attachment_set: vec![],
+        };
+        let mut out = String::new();
+        write_fields(&mut out, &volume, "item").unwrap();
+        assert_eq!(
+            out,
+            "<volumeId>vol-1</volumeId><encrypted>false</encrypted><tagSet><item><key>a&lt;b</key><value/></item></tagSet><attachmentSet/>"
+        );
+    }
+
+    #[test]
+    fn the_frame_is_the_one_of_ec2() {
+        let body = XmlBody::ok("CreateTags").unwrap();
+        assert_eq!(
+            body.xml,
+            format!(
+                "{HEAD}<CreateTagsResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><requestId>{}</requestId><return>true</return></CreateTagsResponse>",
+                body.request_id
+            )
+        );
+        assert_eq!(uuid::Uuid::parse_str(&body.request_id).unwrap().get_version_num(), 4);
+        assert_ne!(request_id(), request_id());
+    }
+
+    #[test]
+    fn the_error_document_is_the_one_of_ec2() {
+        let error = Ec2Error::new("IncorrectState", "Volume 'vol-x' is in the 'available' state.");
+        assert_eq!(
+            ec2_error(&error, "r"),
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response><Errors><Error><Code>IncorrectState</Code><Message>Volume 'vol-x' is in the 'available' state.</Message></Error></Errors><RequestID>r</RequestID></Response>"
+        );
+    }
+
+    #[test]
+    fn characters_that_xml_cannot_hold_do_not_break_the_document() {
+        assert_eq!(escape("a\u{0}b\rc\"d"), "a\u{fffd}b&#xD;c&quot;d");
+        assert!(matches!(escape("plain"), Cow::Borrowed(_)));
+    }
+}
