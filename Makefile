@@ -1,0 +1,39 @@
+# The two commands of the README are `make demo` and `make test`; the rest is for those who build ebbtide.
+SHELL := /bin/bash
+TOOLS := $(CURDIR)/target/tools/bin
+export PATH := $(TOOLS):$(PATH)
+
+.PHONY: demo test bench build check fmt clean-tools
+
+# Installs what is missing, builds, and runs the workshop's four exercises on real devices.
+demo:
+	@scripts/setup build
+	@cargo build -q -p ebbtide
+	@target/debug/ebbtide demo
+
+# Everything CI runs: formatting, lints, the tests of every crate, and the black-box tests with kubectl, the aws CLI and boto3.
+test: check
+	cargo build -q -p ebbtide
+	EBBTIDE_BIN=$(CURDIR)/target/debug/ebbtide cargo test --workspace
+
+check:
+	@scripts/setup test
+	cargo fmt --all --check
+	cargo clippy -q --workspace --all-targets -- -D warnings
+
+build:
+	@scripts/setup build
+	cargo build --release -p ebbtide
+
+# Figures, each as a ratio against something that runs beside it (tests/bench).
+bench:
+	@scripts/setup bench
+	cargo build -q --release -p ebbtide
+	cargo build -q --release -p ebbtide-tests --bin limit
+	EBBTIDE_BIN=$(CURDIR)/target/release/ebbtide $(TOOLS)/python tests/bench/bench.py
+
+fmt:
+	cargo fmt --all
+
+clean-tools:
+	rm -rf target/tools
