@@ -25,12 +25,12 @@ build:
 	@scripts/setup build
 	cargo build --release -p ebbtide
 
-# Figures, each as a ratio against something that runs beside it (tests/bench).
+# Figures, each as a ratio against something that runs beside it (tests/src/bin/bench).
 bench:
 	@scripts/setup bench
 	cargo build -q --release -p ebbtide
-	cargo build -q --release -p ebbtide-tests --bin limit
-	EBBTIDE_BIN=$(CURDIR)/target/release/ebbtide $(TOOLS)/python tests/bench/bench.py
+	cargo build -q --release -p ebbtide-tests
+	EBBTIDE_BIN=$(CURDIR)/target/release/ebbtide target/release/bench $(BENCH)
 
 fmt:
 	cargo fmt --all
