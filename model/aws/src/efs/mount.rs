@@ -1,0 +1,119 @@
+//! May a client mount, and what does it get? (efs.md §1.4, §3.3, §4.1, §8)
+
+use std::net::Ipv4Addr;
+
+use model_common::agent::{CreationInfo, EfsMount, EfsRefusal, EfsRefusalKind, PosixUser};
+
+use super::{LifeCycle, MountTarget, State};
+use crate::ec2;
+
+/// Who mounts.
+#[derive(Debug, Clone, Copy)]
+pub struct Client<'a> {
+    /// The name of its zone.
+    pub zone: &'a str,
+    pub ip: Ipv4Addr,
+    /// The security groups of its network interface.
+    pub groups: &'a [String],
+}
+
+/// What a mount gets; the shell adds where the tree lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    pub file_system_id: String,
+    pub root_directory: String,
+    pub identity: Option<PosixUser>,
+    pub creation: Option<CreationInfo>,
+    pub mount_target_ip: String,
+    pub metered_bytes: u64,
+}
+
+const NFS: u16 = 2049;
+
+fn refusal(kind: EfsRefusalKind, message: String) -> EfsRefusal {
+    EfsRefusal { kind, message }
+}
+
+impl State {
+    /// Decides as the network and the server do, in their order: name, address, security group, access point.
+    pub fn mount(&self, ec2: &ec2::State, request: &EfsMount, client: Client<'_>) -> Result<Grant, EfsRefusal> {
+        let target = self.target_for(request, client)?;
+        let groups = target.security_groups.iter().filter_map(|id| ec2.network().security_group(id));
+        let admitted = groups.into_iter().any(|group| group.admits("tcp", NFS, client.ip, client.groups));
+        if !admitted {
+            return Err(refusal(EfsRefusalKind::Unreachable, unreachable_text(&target.ip.to_string())));
+        }
+        let denied = || refusal(EfsRefusalKind::Denied, "mount.nfs4: access denied by server while mounting 127.0.0.1:/".to_owned());
+        let Ok(file_system) = self.file_system(&target.file_system_id) else { return Err(denied()) };
+        let (root_directory, identity, creation) = match &request.access_point_id {
+            None => ("/".to_owned(), None, None),
+            Some(id) => match self.access_point(id) {
+                Ok(point) if point.file_system == target.file_system && point.state == LifeCycle::Available => {
+                    (point.path.clone(), point.posix_user.clone(), point.creation.as_ref().map(|creation| creation.info()))
+                }
+                Ok(_) | Err(_) => return Err(denied()),
+            },
+        };
+        Ok(Grant {
+            file_system_id: file_system.id.clone(),
+            root_directory,
+            identity,
+            creation,
+            mount_target_ip: target.ip.to_string(),
+            metered_bytes: file_system.metered_bytes,
+        })
+    }
+
+    /// The mount target that the client's name resolution finds: by address, else in the zone asked for, else in its own zone.
+    fn target_for(&self, request: &EfsMount, client: Client<'_>) -> Result<&MountTarget, EfsRefusal> {
+        let id = &request.file_system_id;
+        let up = |target: &&MountTarget| target.state == LifeCycle::Available;
+        if let Some(ip) = &request.mount_target_ip {
+            let target = ip.parse().ok().and_then(|ip: Ipv4Addr| self.addresses.get(&ip)).and_then(|key| self.mount_targets.get(*key));
+            return target
+                .filter(up)
+                .filter(|target| target.file_system_id == *id)
+                .ok_or_else(|| refusal(EfsRefusalKind::Unreachable, unreachable_text(ip)));
+        }
+        let zone = request.availability_zone.as_deref().unwrap_or(client.zone);
+        let unresolved = |reason: String| {
+            let host = match &request.availability_zone {
+                Some(zone) => format!("{zone}.{id}.efs.{}.amazonaws.com", self.region),
+                None => format!("{id}.efs.{}.amazonaws.com", self.region),
+            };
+            refusal(
+                EfsRefusalKind::Unresolved,
+                format!(
+                    "Failed to resolve \"{host}\" - check that your file system ID is correct, and ensure that the VPC has an EFS mount target for this file system ID.\n\
+                     See https://docs.aws.amazon.com/console/efs/mount-dns-name for more detail.\n\
+                     Attempting to lookup mount target ip address using botocore. {reason}"
+                ),
+            )
+        };
+        let Ok(key) = self.file_system_key(id) else { return Err(unresolved(format!("The file system {id} is not found"))) };
+        let mut targets = self.targets_of(key).map(|(_, target)| target).peekable();
+        if targets.peek().is_none() {
+            return Err(unresolved(format!(
+                "Cannot find mount target for the file system {id}, please create a mount target in {zone}."
+            )));
+        }
+        let available: Vec<&MountTarget> = targets.filter(up).collect();
+        if available.is_empty() {
+            return Err(unresolved(format!(
+                "No mount target created for the file system {id} is in available state yet, please retry in 5 minutes."
+            )));
+        }
+        available.iter().find(|target| target.zone.0 == zone).copied().ok_or_else(|| {
+            let zones: Vec<&str> = available.iter().map(|target| target.zone.0.as_str()).collect();
+            unresolved(format!(
+                "No matching mount target in the az {zone}. Please create one mount target in {zone}, or try the mount target in another AZ by passing the availability zone option to the mount command. Available mount target(s) are in az {zones:?}"
+            ))
+        })
+    }
+}
+
+fn unreachable_text(ip: &str) -> String {
+    format!(
+        "Cannot connect to file system mount target ip address {ip}. \nConnection to the mount target IP address {ip} timeout. Please retry in 5 minutes if the mount target is newly created. Otherwise check your VPC and security group configuration to ensure your file system is reachable via TCP port 2049 from your instance."
+    )
+}
