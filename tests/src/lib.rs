@@ -2,7 +2,6 @@
 //!
 //! A test starts [`Ebbtide::up`] and drops it; dropping stops it and fails the test when a loop device, a mount or a process
 //! of it is left on the machine.
-#![allow(clippy::disallowed_methods)] // black-box tests start programs and wait for them
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

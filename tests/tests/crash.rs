@@ -112,11 +112,10 @@ fn work(ebbtide: &Ebbtide, round: u64, known: &Mutex<Acknowledged>, stop: &Atomi
             known.lock().unwrap().apps.insert(name);
         }
         let create = ["ec2", "create-volume", "--size", "1", "--availability-zone", "us-east-1a", "--cli-connect-timeout", "2"];
-        if let Ok(output) = ebbtide.command("aws").args(create).args(["--output", "json"]).env("AWS_MAX_ATTEMPTS", "1").output() {
-            if output.status.success() {
-                let volume: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-                known.lock().unwrap().volumes.insert(volume["VolumeId"].as_str().expect("an id").to_owned());
-            }
+        let output = ebbtide.command("aws").args(create).args(["--output", "json"]).env("AWS_MAX_ATTEMPTS", "1").output();
+        if let Some(output) = output.ok().filter(|output| output.status.success()) {
+            let volume: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            known.lock().unwrap().volumes.insert(volume["VolumeId"].as_str().expect("an id").to_owned());
         }
         // Delete the oldest app, so that detach and delete run too.
         let oldest = known.lock().unwrap().apps.iter().next().cloned();

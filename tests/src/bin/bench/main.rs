@@ -4,7 +4,6 @@
 //! ```text
 //! bench [--volumes 1000,10000,100000] [--seconds 3] [--only start|pod|api]
 //! ```
-#![allow(clippy::disallowed_methods)] // a benchmark reads the clock
 
 mod api;
 mod load;
