@@ -1,6 +1,7 @@
 //! A node's side of the storage path as pure state machines: the kubelet's volume manager and pod life cycle, and the
 //! decisions of the built-in CSI drivers.
 
+pub mod driver;
 pub mod pending;
 pub mod quantity;
 pub mod volume_manager;
