@@ -1,6 +1,10 @@
 //! Pages of records. Each costs what it answers, not what the world holds.
 
+use std::borrow::Cow;
+
+use super::table::Row;
 use super::{AccessPoint, FileSystem, Key, MountTarget, Reject, State};
+use crate::Dirty;
 
 /// One page; `next` is where the next one begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +108,30 @@ impl State {
     /// The account that owns everything here.
     pub fn owner(&self) -> &str {
         &self.account
+    }
+
+    /// Kind, id and state of a changed record, for who watches; none where it is no resource. The id of a removed record is made
+    /// from its key.
+    pub fn changed<'a>(&'a self, dirty: &Dirty) -> Option<(&'static str, Cow<'a, str>, Option<&'static str>)> {
+        let (kind, prefix, shown) = match dirty.table {
+            FileSystem::TABLE => {
+                let row = self.file_systems.stored(&dirty.key).map(|row| (row.id.as_str(), row.shown()));
+                ("fileSystem", "fs", row)
+            }
+            MountTarget::TABLE => {
+                let row = self.mount_targets.stored(&dirty.key).map(|row| (row.id.as_str(), row.state));
+                ("mountTarget", "fsmt", row)
+            }
+            AccessPoint::TABLE => {
+                let row = self.access_points.stored(&dirty.key).map(|row| (row.id.as_str(), row.state));
+                ("accessPoint", "fsap", row)
+            }
+            _ => return None,
+        };
+        match shown {
+            Some((id, state)) => Some((kind, Cow::Borrowed(id), Some(state.as_str()))),
+            None => Some((kind, Cow::Owned(self.new_id(prefix, Key::from_str_radix(&dirty.key, 16).ok()?)), None)),
+        }
     }
 
     /// How many file systems, mount targets and access points there are.

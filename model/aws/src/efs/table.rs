@@ -94,6 +94,11 @@ impl<R: Row> Table<R> {
         self.rows.insert(key, row);
     }
 
+    /// A record by its key in the store.
+    pub fn stored(&self, key: &str) -> Option<&R> {
+        self.get(Key::from_str_radix(key, 16).ok()?)
+    }
+
     pub fn remove(&mut self, key: Key) -> Option<R> {
         let row = self.rows.remove(&key)?;
         self.by_id.remove(row.id());

@@ -1,0 +1,46 @@
+//! What every handler has at hand.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use emulator_common::places::Places;
+use model_aws::world::World;
+use model_aws::{Effect, Input, Profile};
+
+use crate::engine::{Ended, Engine, Outside};
+use crate::hub::Hub;
+
+/// What every handler has at hand. Clones are cheap enough for one a connection, not for one a request.
+#[derive(Clone)]
+pub struct Ctx {
+    pub engine: Engine,
+    pub hub: Hub,
+    pub places: Places,
+    pub world: World,
+    pub profile: Profile,
+}
+
+/// Carries out the effects of both machines.
+pub struct Hands(pub std::sync::Arc<Ctx>);
+
+impl Outside for Hands {
+    fn perform(&self, effect: Effect, ended: Ended) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let ctx = self.0.clone();
+        Box::pin(async move {
+            match effect {
+                Effect::Ec2(model_aws::ec2::Effect::Run(work)) => {
+                    // Held until the end is told; see Hub::begin.
+                    let _working = crate::ec2::instance_of(&work).map(|instance| ctx.hub.begin(instance));
+                    let result = crate::ec2::perform(&ctx, &work).await;
+                    ended.say(Input::Ec2(model_aws::ec2::Input::Done(work, result)));
+                }
+                Effect::Efs(model_aws::efs::Effect::Work(work)) => {
+                    let result = crate::efs::perform(&ctx, &work).await;
+                    ended.say(Input::Efs(model_aws::efs::Input::Done(work, result)));
+                }
+                // Replies and timers are the engine's own.
+                Effect::Ec2(_) | Effect::Efs(_) => {}
+            }
+        })
+    }
+}

@@ -1,0 +1,202 @@
+//! The engine: one thread owns the state. It drains its queue, steps each input, saves what changed in *one* commit, and only
+//! then lets replies leave and effects start, so that concurrent writers share one flush (group commit).
+//!
+//! ```text
+//! command ─┐                 ┌─ step ─ step ─ step ─┐            ┌─ replies leave
+//! timer   ─┼─▶ queue ─ drain ┤   (write lock held)  ├─ commit ───┼─ effects start ─▶ end as inputs in the queue
+//! Done    ─┘                 └──────────────────────┘            └─ events are told
+//! ```
+//!
+//! Readers do not queue: they read under a shared lock in their own task, then wait until what they could have seen is
+//! durable. When a commit fails nothing is acknowledged: the engine keeps the changes and tries again every second, and
+//! [`Engine::fault`] says why.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use emulator_common::store::Store;
+use model_aws::{Aws, Effect, Input, Reject};
+use tokio::sync::{broadcast, oneshot, watch};
+
+mod journal;
+mod sort;
+mod timers;
+mod writer;
+
+pub use journal::Journal;
+
+/// Carries out effects on the outside: files, devices.
+pub trait Outside: Send + Sync + 'static {
+    /// Acts, and says how it ended.
+    fn perform(&self, effect: Effect, ended: Ended) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// The end of an effect. The engine counts effects under way, so it is told also when this is dropped unsaid (a panic).
+pub struct Ended {
+    queue: mpsc::Sender<Message>,
+    input: Option<Input>,
+}
+
+impl Ended {
+    /// Feeds the machine what came of the effect.
+    pub fn say(mut self, input: Input) {
+        self.input = Some(input);
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // The engine may have stopped: then a start observes what was done.
+        let _ = self.queue.send(Message::Ended(self.input.take()));
+    }
+}
+
+/// A handle on the engine; clones are the same engine.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    queue: mpsc::Sender<Message>,
+}
+
+/// What readers and the writer share.
+struct Shared {
+    state: RwLock<Applied>,
+    /// The sequence up to which the state is saved.
+    durable: AtomicU64,
+    durable_changed: watch::Sender<u64>,
+    /// Why nothing can be acknowledged now.
+    fault: watch::Sender<Option<Arc<str>>>,
+    events: broadcast::Sender<Arc<str>>,
+}
+
+struct Applied {
+    aws: Aws,
+    /// Rises with every batch that changed something.
+    sequence: u64,
+}
+
+enum Message {
+    Command { input: Input, reply: oneshot::Sender<Result<Vec<Effect>, Reject>> },
+    /// Something the outside tells by itself.
+    Tell(Input),
+    /// An effect ended.
+    Ended(Option<Input>),
+    Connect(Arc<dyn Outside>),
+    Reset(Box<ResetTo>),
+    Stop,
+}
+
+/// What a reset puts in the place of everything.
+struct ResetTo {
+    aws: Aws,
+    /// Runs when no effect is under way and the saved state is empty: removes files.
+    cleanup: Box<dyn FnOnce() + Send>,
+    /// Fed to the new state first.
+    inputs: Vec<Input>,
+    done: oneshot::Sender<()>,
+}
+
+impl Engine {
+    /// Starts the writer's thread. Effects begin when [`Engine::connect`] has said who carries them out.
+    pub fn start(store: Arc<dyn Store>, aws: Aws, journal: Option<Journal>) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            state: RwLock::new(Applied { aws, sequence: 0 }),
+            durable: AtomicU64::new(0),
+            durable_changed: watch::Sender::new(0),
+            fault: watch::Sender::new(None),
+            events: broadcast::Sender::new(4096),
+        });
+        let (queue, inbox) = mpsc::channel();
+        let writer = writer::Writer::new(shared.clone(), store, journal, inbox, queue.clone(), tokio::runtime::Handle::current());
+        std::thread::Builder::new().name("aws-writer".to_owned()).spawn(move || writer.run())?;
+        Ok(Self { shared, queue })
+    }
+
+    /// Says who carries out effects.
+    pub fn connect(&self, outside: Arc<dyn Outside>) {
+        // A send fails only when the engine has stopped; then there is nothing to carry out.
+        let _ = self.queue.send(Message::Connect(outside));
+    }
+
+    /// Steps a command. Resolves when the state that it left is durable, with the replies among its effects. It does not
+    /// resolve while the state cannot be saved ([`Engine::fault`]) or after the engine stopped.
+    pub async fn command(&self, input: Input) -> Result<Vec<Effect>, Reject> {
+        let (reply, answer) = oneshot::channel();
+        if self.queue.send(Message::Command { input, reply }).is_ok()
+            && let Ok(answer) = answer.await
+        {
+            return answer;
+        }
+        std::future::pending().await
+    }
+
+    /// Feeds an input that nobody waits for.
+    pub fn tell(&self, input: Input) {
+        // A send fails only when the engine has stopped.
+        let _ = self.queue.send(Message::Tell(input));
+    }
+
+    /// Reads the state in the caller's task. Resolves when everything that `f` could have seen is durable. `f` must be quick:
+    /// the writer waits for it.
+    pub async fn read<R>(&self, f: impl FnOnce(&Aws) -> R) -> R {
+        let (result, seen) = {
+            let applied = self.shared.state.read().unwrap_or_else(PoisonError::into_inner);
+            (f(&applied.aws), applied.sequence)
+        };
+        if self.shared.durable.load(Ordering::Acquire) < seen {
+            // The sender lives in `shared`, which we hold: waiting cannot fail.
+            let _ = self.shared.durable_changed.subscribe().wait_for(|durable| *durable >= seen).await;
+        }
+        result
+    }
+
+    /// Why nothing can be acknowledged now: the last commit failed, or the engine stopped.
+    pub fn fault(&self) -> Option<Arc<str>> {
+        self.shared.fault.borrow().clone()
+    }
+
+    /// Resolves when there is a fault.
+    pub async fn faulted(&self) -> Arc<str> {
+        let mut fault = self.shared.fault.subscribe();
+        // The sender lives in `shared`, which we hold: waiting cannot fail.
+        match fault.wait_for(Option::is_some).await.ok().and_then(|fault| (*fault).clone()) {
+            Some(fault) => fault,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Every change of a resource after it became durable, as JSON lines.
+    pub fn events(&self) -> broadcast::Receiver<Arc<str>> {
+        self.shared.events.subscribe()
+    }
+
+    /// Empties the state: waits for effects under way (commands wait meanwhile), removes all records, runs `cleanup`, then
+    /// continues with `aws` and `inputs`.
+    pub async fn reset(&self, aws: Aws, cleanup: impl FnOnce() + Send + 'static, inputs: Vec<Input>) {
+        let (done, finished) = oneshot::channel();
+        let reset = ResetTo { aws, cleanup: Box::new(cleanup), inputs, done };
+        if self.queue.send(Message::Reset(Box::new(reset))).is_ok() && finished.await.is_ok() {
+            return;
+        }
+        std::future::pending().await
+    }
+
+    /// Ends the writer after what is queued; resolves when it ended. Effects under way are not waited for: a start
+    /// observes what they did.
+    pub async fn stop(&self) {
+        let mut fault = self.shared.fault.subscribe();
+        if self.queue.send(Message::Stop).is_ok() {
+            // The sender lives in `shared`, which we hold: waiting cannot fail.
+            let _ = fault.wait_for(|fault| fault.as_deref() == Some(STOPPED)).await;
+        }
+    }
+}
+
+/// The fault of an engine that ended.
+const STOPPED: &str = "the engine has stopped";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,43 @@
+//! What the engine itself does about an effect.
+
+use std::time::Duration;
+
+use model_aws::{Effect, Input, ec2, efs};
+
+/// A timer of either machine.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timer {
+    Ec2(ec2::Timer),
+    Efs(efs::Timer),
+}
+
+impl Timer {
+    /// What the machine is told when it is due.
+    pub fn fired(self) -> Input {
+        match self {
+            Timer::Ec2(timer) => Input::Ec2(ec2::Input::Fired(timer)),
+            Timer::Efs(timer) => Input::Efs(efs::Input::Fired(timer)),
+        }
+    }
+}
+
+/// Effects by who sees to them.
+pub enum Sorted {
+    /// Leaves to the caller of the command.
+    Reply(Effect),
+    Arm(Timer, Duration),
+    Disarm(Timer),
+    /// For [`super::Outside`].
+    Act(Effect),
+}
+
+pub fn sort(effect: Effect) -> Sorted {
+    match effect {
+        Effect::Ec2(ec2::Effect::Arm(timer, after)) => Sorted::Arm(Timer::Ec2(timer), after),
+        Effect::Ec2(ec2::Effect::Disarm(timer)) => Sorted::Disarm(Timer::Ec2(timer)),
+        Effect::Efs(efs::Effect::Arm(timer, after)) => Sorted::Arm(Timer::Efs(timer), after),
+        Effect::Efs(efs::Effect::Disarm(timer)) => Sorted::Disarm(Timer::Efs(timer)),
+        Effect::Ec2(ec2::Effect::Reply(_)) | Effect::Efs(efs::Effect::Reply(_)) => Sorted::Reply(effect),
+        Effect::Ec2(_) | Effect::Efs(_) => Sorted::Act(effect),
+    }
+}
