@@ -1,6 +1,12 @@
 //! Kubernetes' side of the storage path as pure state machines: the object store with its watch log, and the controllers
 //! that move claims, volumes, attachments and pods through it (kubernetes-storage-path.md §0A, §1, §2, §4, §6).
 
+pub mod admission;
+pub mod diff;
+pub mod fields;
 pub mod object;
+pub mod patch;
+pub mod quantity;
 pub mod resource;
+pub mod store;
 pub mod write;

@@ -1,0 +1,228 @@
+//! Delete: grace, finalizers, garbage collection by ownerReferences, the emptying of namespaces
+//! (kubernetes-storage-path.md §0A, kube-api.md §4, §6).
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use std::sync::Arc;
+
+use crate::object::{Key, Kind, Object};
+use crate::write::{ApiError, Propagation};
+
+use super::{Effect, Outcome, Store};
+
+/// Held by an owner until the dependents that block it are gone.
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// What must hold of the object for the delete to happen.
+#[derive(Clone, Copy)]
+pub(super) struct Preconditions<'a> {
+    pub uid: Option<&'a str>,
+    pub resource_version: Option<&'a str>,
+}
+
+/// The grace of a delete, in seconds (pod strategy, `CheckGracefulDelete`).
+fn grace_of(object: &Object, asked: Option<i64>) -> i64 {
+    let Object::Pod(pod) = object else { return 0 };
+    let spec = pod.spec.as_ref();
+    let scheduled = spec.and_then(|spec| spec.node_name.as_deref()).is_some_and(|node| !node.is_empty());
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    if !scheduled || matches!(phase, Some("Failed" | "Succeeded")) {
+        return 0;
+    }
+    let grace = asked.or(spec.and_then(|spec| spec.termination_grace_period_seconds)).unwrap_or(0);
+    if grace < 0 { 1 } else { grace }
+}
+
+impl Store {
+    pub(super) fn delete(
+        &mut self,
+        at: Timestamp,
+        key: &Key,
+        preconditions: Preconditions<'_>,
+        asked: Option<i64>,
+        propagation: Propagation,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), ApiError> {
+        let old = self.require(key)?;
+        if let Some(uid) = preconditions.uid.filter(|uid| *uid != old.uid()) {
+            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.uid());
+            return Err(ApiError::conflict(&key.kind, &key.name, &why));
+        }
+        if let Some(version) = preconditions.resource_version {
+            let have = old.metadata().resource_version.as_deref().unwrap_or("");
+            if version != have {
+                let why =
+                    format!("Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {have}");
+                return Err(ApiError::conflict(&key.kind, &key.name, &why));
+            }
+        }
+        if key.kind == Kind::Namespace && matches!(&*key.name, "default" | "kube-system" | "kube-public") {
+            return Err(ApiError::forbidden(&key.kind, &key.name, "this namespace may not be deleted"));
+        }
+        if propagation == Propagation::Orphan {
+            self.orphan_dependents(old.uid(), out);
+        }
+        let (object, removed) = self.begin_delete(at, old, asked, propagation, out);
+        let outcome = if removed { Outcome::Removed } else { Outcome::Deleting };
+        out.push(Effect::Reply { object, outcome });
+        Ok(())
+    }
+
+    /// Marks an object for deletion, or removes it where nothing holds it. Returns its last state, and whether it is gone.
+    fn begin_delete(
+        &mut self,
+        at: Timestamp,
+        old: Object,
+        asked: Option<i64>,
+        propagation: Propagation,
+        out: &mut Vec<Effect>,
+    ) -> (Object, bool) {
+        let key = old.key();
+        let grace = grace_of(&old, asked);
+        let mut next = old.clone();
+        let blocking = propagation == Propagation::Foreground && self.blocking_dependents(old.uid()).next().is_some();
+        let metadata = next.metadata_mut();
+        if blocking && !metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FOREGROUND) {
+            metadata.finalizers.get_or_insert_default().push(FOREGROUND.to_owned());
+        }
+        let held = metadata.finalizers.iter().flatten().next().is_some() || matches!(old, Object::Namespace(_));
+        let shorter = metadata.deletion_grace_period_seconds.is_none_or(|current| grace < current);
+        if metadata.deletion_timestamp.is_none() || shorter {
+            metadata.deletion_timestamp = Some(Time(at.saturating_add(SignedDuration::from_secs(grace)).unwrap_or(at)));
+            metadata.deletion_grace_period_seconds = Some(grace);
+            if let Some(generation) = metadata.generation.as_mut() {
+                *generation += 1;
+            }
+        }
+        let now = metadata.deletion_grace_period_seconds == Some(0);
+        if !held && now {
+            // Watchers see the deletionTimestamp in the last state only.
+            let gone = self.remove(at, &key, out);
+            return (gone.map_or(next.clone(), |_| next), true);
+        }
+        if let Object::Namespace(namespace) = &mut next {
+            Arc::make_mut(namespace).status.get_or_insert_default().phase = Some("Terminating".to_owned());
+        }
+        let changed = next != old;
+        let object = if changed { self.put(next, out) } else { next };
+        if blocking {
+            let dependents: Vec<Key> = self.index.dependents(object.uid()).cloned().collect();
+            self.collect(at, dependents, out);
+        }
+        if key.kind == Kind::Namespace {
+            let content = self.content_of(&key.name);
+            for inner in content {
+                if let Some(found) = self.objects.get(&inner).cloned() {
+                    self.begin_delete(at, found, None, Propagation::Background, out);
+                }
+            }
+            self.finish_namespace(&key.name, out);
+        }
+        let gone = !self.objects.contains_key(&key);
+        (object, gone)
+    }
+
+    /// Removes an object, and what hangs on it: dependents without another owner, a foreground owner's finalizer, an emptied namespace.
+    pub(super) fn remove(&mut self, at: Timestamp, key: &Key, out: &mut Vec<Effect>) -> Option<Object> {
+        let last = self.forget(key, out)?;
+        let dependents: Vec<Key> = self.index.dependents(last.uid()).cloned().collect();
+        self.collect(at, dependents, out);
+        let owners: Vec<String> = last.metadata().owner_references.iter().flatten().map(|owner| owner.uid.clone()).collect();
+        for owner in owners {
+            self.release_owner(at, &owner, out);
+        }
+        if !key.namespace.is_empty() {
+            self.finish_namespace(&key.namespace, out);
+        }
+        Some(last)
+    }
+
+    /// Deletes those of the objects that no living owner keeps.
+    pub(super) fn collect(&mut self, at: Timestamp, candidates: Vec<Key>, out: &mut Vec<Effect>) {
+        for key in candidates {
+            let Some(object) = self.objects.get(&key).cloned() else { continue };
+            let owners = object.metadata().owner_references.as_deref().unwrap_or_default();
+            let living: Vec<_> = owners
+                .iter()
+                .filter(|owner| {
+                    self.index
+                        .key_of(&owner.uid)
+                        .and_then(|key| self.objects.get(key))
+                        .is_some_and(|owner| !owner.metadata().finalizers.iter().flatten().any(|finalizer| finalizer == FOREGROUND))
+                })
+                .cloned()
+                .collect();
+            if living.is_empty() {
+                self.begin_delete(at, object, None, Propagation::Background, out);
+            } else if living.len() < owners.len() {
+                let mut next = object.clone();
+                next.metadata_mut().owner_references = Some(living);
+                self.put(next, out);
+            }
+        }
+    }
+
+    fn blocking_dependents<'a>(&'a self, uid: &'a str) -> impl Iterator<Item = &'a Key> {
+        self.index.dependents(uid).filter(move |key| {
+            self.objects.get(key).is_some_and(|object| {
+                object
+                    .metadata()
+                    .owner_references
+                    .iter()
+                    .flatten()
+                    .any(|owner| owner.uid == uid && owner.block_owner_deletion == Some(true))
+            })
+        })
+    }
+
+    fn release_owner(&mut self, at: Timestamp, uid: &str, out: &mut Vec<Effect>) {
+        let Some(key) = self.index.key_of(uid).cloned() else { return };
+        let Some(owner) = self.objects.get(&key).cloned() else { return };
+        let waits = owner.metadata().finalizers.iter().flatten().any(|finalizer| finalizer == FOREGROUND);
+        if !waits || self.blocking_dependents(uid).next().is_some() {
+            return;
+        }
+        let mut next = owner;
+        let finalizers = next.metadata_mut().finalizers.get_or_insert_default();
+        finalizers.retain(|finalizer| finalizer != FOREGROUND);
+        let free = finalizers.is_empty() && next.metadata().deletion_grace_period_seconds.unwrap_or(0) == 0;
+        self.put(next, out);
+        if free {
+            self.remove(at, &key, out);
+        }
+    }
+
+    fn orphan_dependents(&mut self, uid: &str, out: &mut Vec<Effect>) {
+        let dependents: Vec<Key> = self.index.dependents(uid).cloned().collect();
+        for key in dependents {
+            if let Some(mut object) = self.objects.get(&key).cloned() {
+                if let Some(owners) = object.metadata_mut().owner_references.as_mut() {
+                    owners.retain(|owner| owner.uid != uid);
+                }
+                if object.metadata().owner_references.as_ref().is_some_and(Vec::is_empty) {
+                    object.metadata_mut().owner_references = None;
+                }
+                self.put(object, out);
+            }
+        }
+    }
+
+    fn content_of(&self, namespace: &str) -> Vec<Key> {
+        let mut keys = Vec::new();
+        // One range per kind: the kinds are few, the objects many.
+        let mut next = self.objects.keys().next().map(|key| key.kind.clone());
+        while let Some(kind) = next {
+            keys.extend(self.range(&kind, namespace, "").map(|(key, _)| key.clone()));
+            next = self.objects.range(Key::new(kind.clone(), "\u{10ffff}", "")..).next().map(|(key, _)| key.kind.clone());
+        }
+        keys
+    }
+
+    fn finish_namespace(&mut self, name: &str, out: &mut Vec<Effect>) {
+        let key = Key::new(Kind::Namespace, "", name);
+        let terminating = self.objects.get(&key).is_some_and(|namespace| namespace.metadata().deletion_timestamp.is_some());
+        if terminating && self.index.is_empty_namespace(name) {
+            self.forget(&key, out);
+        }
+    }
+}
