@@ -2,6 +2,8 @@
 //! decisions of the built-in CSI drivers.
 
 pub mod driver;
+pub mod kubelet;
 pub mod pending;
+pub mod pod;
 pub mod quantity;
 pub mod volume_manager;

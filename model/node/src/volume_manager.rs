@@ -305,6 +305,11 @@ impl VolumeManager {
         waiting.map(|volume| volume.name.clone()).collect()
     }
 
+    /// Whether the pod's volumes shall be mounted.
+    pub fn desires(&self, pod: &str) -> bool {
+        self.desired.contains_key(pod)
+    }
+
     /// Whether any volume may still be mounted for the pod.
     pub fn possibly_mounted(&self, pod: &str) -> bool {
         self.actual.values().any(|volume| volume.pods.contains_key(pod))
