@@ -1,1 +1,60 @@
-fn main() {}
+//! The `ebbtide` command. One multi-call binary: called as `mount.efs` it is EFS's mount helper, and the hidden subcommands are
+//! what it runs inside a node.
+
+mod args;
+mod demo;
+mod doctor;
+mod efs;
+mod env;
+mod init;
+mod node;
+mod output;
+mod process;
+mod run;
+mod state;
+mod status;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let argv0 = std::env::args_os().next().unwrap_or_default();
+    if std::path::Path::new(&argv0).file_name().is_some_and(|name| name == "mount.efs") {
+        return fuse_fs::mount_efs::main(std::env::args_os());
+    }
+    // Before any thread exists: this becomes a container's first process.
+    if std::env::args_os().nth(1).is_some_and(|arg| arg == emulator_node::pods::INIT_ARG) {
+        emulator_node::pods::container_init_main();
+    }
+    let cli = Cli::parse();
+    output::start_log(&cli);
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ebbtide: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Up(args) => up::up(&args),
+        Command::Down(args) => status::down(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Env(args) => env::env(&args),
+        Command::Reset(args) => status::reset(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Demo(args) => demo::demo(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Node(args) => node::node(args),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "ebbtide", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

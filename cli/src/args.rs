@@ -1,0 +1,239 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The EBS and EFS storage path of Amazon EKS on one machine: real AWS API, real block devices, real mounts.
+#[derive(Parser)]
+#[command(name = "ebbtide", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    /// What the log shows: error, warn, info, debug, trace, or a filter such as `emulator_aws=debug`.
+    #[arg(long, global = true, env = "EBBTIDE_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Start the AWS endpoint, the Kubernetes API and the nodes.
+    Up(UpArgs),
+    /// Stop a running ebbtide with its nodes, pods, mounts and loop devices. The state stays.
+    Down(DataArgs),
+    /// Show what runs: endpoints, nodes, volumes, file systems.
+    Status(DataArgs),
+    /// Print the environment that points the aws CLI, the SDKs and kubectl here: `eval "$(ebbtide env)"`.
+    Env(EnvArgs),
+    /// Stop what runs and delete all state of a data directory: volumes, file systems, Kubernetes objects.
+    Reset(ResetArgs),
+    /// Check kernel, loop devices, FUSE, overlayfs and tools, and say what to do.
+    Doctor(DoctorArgs),
+    /// Run the workshop's four exercises on real devices and clean up.
+    Demo(DemoArgs),
+    /// Run a scenario in virtual time, or on real devices with --live.
+    Run(RunArgs),
+    /// Work with nodes.
+    Node(NodeArgs),
+    /// Print a completion script for a shell.
+    Completion { shell: clap_complete::Shell },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Args, Clone)]
+pub struct DataArgs {
+    /// Where the state lies. Several ebbtides run side by side with different directories and ports.
+    #[arg(long, env = "EBBTIDE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: Format,
+}
+
+impl DataArgs {
+    /// The data directory, absolute.
+    pub fn places(&self) -> anyhow::Result<emulator_common::places::Places> {
+        let dir = match &self.data_dir {
+            Some(dir) => std::path::absolute(dir)?,
+            None => default_data_dir()?,
+        };
+        Ok(emulator_common::places::Places::new(dir))
+    }
+}
+
+fn default_data_dir() -> anyhow::Result<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/ebbtide"));
+    }
+    let base = std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share")))
+        .ok_or_else(|| anyhow::anyhow!("neither XDG_DATA_HOME nor HOME is set; say --data-dir DIR"))?;
+    Ok(base.join("ebbtide"))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    /// Every transition happens at once.
+    Instant,
+    /// Transitions take the time they take on AWS.
+    Aws,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Auth {
+    /// Any signature is accepted.
+    Accept,
+    /// Signatures are checked against --access-key and --secret-key.
+    Verify,
+}
+
+#[derive(Args, Clone)]
+pub struct UpArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Return when everything is ready; the log goes to `up.log` in the data directory.
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Address of the AWS endpoint. An address that is not loopback needs `--auth verify`.
+    #[arg(long, default_value = "127.0.0.1:4566", value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// Address of the Kubernetes API; loopback only, since `exec` is root's shell.
+    #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDR")]
+    pub kube_listen: SocketAddr,
+    /// Account, zones, network, instances and nodes to start with (YAML); read at the first start of a data directory.
+    #[arg(long, value_name = "FILE")]
+    pub world: Option<PathBuf>,
+    /// How long transitions take.
+    #[arg(long, value_enum, default_value = "instant")]
+    pub profile: Profile,
+    /// Whether signatures are checked.
+    #[arg(long, value_enum, default_value = "accept")]
+    pub auth: Auth,
+    /// The access key id that `--auth verify` accepts.
+    #[arg(long, env = "EBBTIDE_ACCESS_KEY", default_value = "test", value_name = "ID")]
+    pub access_key: String,
+    /// Its secret.
+    #[arg(long, env = "EBBTIDE_SECRET_KEY", default_value = "test", value_name = "SECRET", hide_env_values = true)]
+    pub secret_key: String,
+    /// Serve the APIs only: no nodes, and attachments are records without a device.
+    #[arg(long)]
+    pub no_nodes: bool,
+    /// Switch controllers off, to run others in their place: `--controllers=-provisioner,-attacher`.
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, value_name = "-NAME,…")]
+    pub controllers: Vec<String>,
+    /// Use this EBS CSI driver's controller service instead of the built-in one: `unix:///path/csi.sock`.
+    #[arg(long, value_name = "SOCKET")]
+    pub ebs_driver: Option<String>,
+    /// Use this EFS CSI driver's controller service instead of the built-in one.
+    #[arg(long, value_name = "SOCKET")]
+    pub efs_driver: Option<String>,
+}
+
+#[derive(Args, Clone)]
+pub struct EnvArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Print what takes the variables away again.
+    #[arg(long)]
+    pub unset: bool,
+    /// The shell to write for; guessed from SHELL.
+    #[arg(long, value_enum)]
+    pub shell: Option<EnvShell>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EnvShell {
+    Sh,
+    Fish,
+}
+
+#[derive(Args, Clone)]
+pub struct ResetArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+#[derive(Args, Clone)]
+pub struct DoctorArgs {
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: Format,
+}
+
+#[derive(Args, Clone)]
+pub struct DemoArgs {
+    /// Keep everything running afterwards, to look around.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Args, Clone)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// A scenario file, or the name of one in the library.
+    #[arg(required_unless_present_any = ["list", "schema"])]
+    pub scenario: Option<String>,
+    /// Run on the real devices of a running ebbtide (start one with `ebbtide up`).
+    #[arg(long)]
+    pub live: bool,
+    /// The seed of all choices in virtual time.
+    #[arg(long, conflicts_with = "live")]
+    pub seed: Option<u64>,
+    /// Run with every seed of a range: `1..100`.
+    #[arg(long, conflicts_with_all = ["live", "seed"], value_name = "A..B")]
+    pub seeds: Option<String>,
+    /// List the scenarios of the library.
+    #[arg(long)]
+    pub list: bool,
+    /// Print the JSON schema of scenario files.
+    #[arg(long)]
+    pub schema: bool,
+}
+
+#[derive(Args)]
+pub struct NodeArgs {
+    #[command(subcommand)]
+    pub command: NodeCommand,
+}
+
+#[derive(Subcommand)]
+pub enum NodeCommand {
+    /// List the nodes and their processes.
+    Ls(DataArgs),
+    /// Run a command in a node, as SSM does on AWS.
+    Exec {
+        #[command(flatten)]
+        data: DataArgs,
+        node: String,
+        #[arg(last = true, required = true)]
+        command: Vec<std::ffi::OsString>,
+    },
+    /// Stop a node at once, as a power cut does.
+    Kill {
+        #[command(flatten)]
+        data: DataArgs,
+        node: String,
+    },
+    /// Start a node that is not running.
+    Start {
+        #[command(flatten)]
+        data: DataArgs,
+        node: String,
+    },
+    /// What runs inside a node's namespaces.
+    #[command(hide = true)]
+    Run {
+        #[arg(long)]
+        config: PathBuf,
+    },
+}

@@ -1,0 +1,326 @@
+//! `ebbtide up`: everything in one process, and the nodes beside it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use emulator_aws::world::World;
+use emulator_common::places::Places;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{Auth, Profile, UpArgs};
+use crate::node::Supervisor;
+use crate::process::Process;
+use crate::state::{Lock, Up};
+
+/// How long nodes may take until they are Ready before `up` says so and goes on.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+
+pub fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
+    let places = args.data.places()?;
+    if args.detach {
+        return detach(args, &places);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    runtime.block_on(run(args, &places))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts the same command in the background and waits until it is ready.
+fn detach(args: &UpArgs, places: &Places) -> anyhow::Result<ExitCode> {
+    std::fs::create_dir_all(places.data()).with_context(|| format!("making the data directory {}", places.data().display()))?;
+    if let Ok(up) = Up::running(places) {
+        bail!("ebbtide already runs on {} (pid {}); stop it with `ebbtide down`", places.data().display(), up.process.pid);
+    }
+    Up::remove(places);
+    let log_path = places.data().join("up.log");
+    let log = std::fs::File::create(&log_path).with_context(|| format!("making {}", log_path.display()))?;
+    let arguments = std::env::args_os().skip(1).filter(|arg| arg != "-d" && arg != "--detach");
+    let mut command = Command::new(std::env::current_exe().context("finding the own program")?);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    // A session of its own: the terminal's Ctrl-C and hang-up do not reach it.
+    // SAFETY: setsid is async-signal-safe and touches no memory.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::setsid()?;
+            Ok(())
+        });
+    }
+    let mut child = command.spawn().context("starting ebbtide in the background")?;
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            let log = std::fs::read_to_string(&log_path).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("{}", lines[lines.len().saturating_sub(10)..].join("\n"));
+            bail!("ebbtide did not start ({status}); the whole log is in {}", log_path.display());
+        }
+        if let Ok(up) = Up::running(places) {
+            crate::output::print(args.data.output, &up, |up| {
+                format!("{}Ready in {:.2} s. Log: {}\n", greeting(up), started.elapsed().as_secs_f64(), log_path.display())
+            })?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn greeting(up: &Up) -> String {
+    format!(
+        "AWS         {}   ({})\nKubernetes  https://{}   (KUBECONFIG={})\nNodes       {}\nUse it      eval \"$(ebbtide env)\"\n",
+        up.endpoint(),
+        up.region,
+        up.kube,
+        up.kubeconfig.display(),
+        if up.nodes.is_empty() { "none".to_owned() } else { up.nodes.join(", ") },
+    )
+}
+
+/// Binds a listener. Port 0 means: the port of the last time when it is free (the nodes and kubeconfigs know it), else any.
+fn bind(what: &str, option: &str, wanted: SocketAddr, last: Option<SocketAddr>) -> anyhow::Result<TcpListener> {
+    if let (0, Some(last)) = (wanted.port(), last.filter(|last| last.ip() == wanted.ip())) {
+        if let Ok(listener) = TcpListener::bind(last) {
+            return Ok(listener);
+        }
+    }
+    TcpListener::bind(wanted).with_context(|| format!("{what} cannot listen on {wanted}; choose another address with {option} (port 0: any free one)"))
+}
+
+/// The world of this data directory: the one it was started with first.
+fn world(args: &UpArgs, places: &Places) -> anyhow::Result<World> {
+    let kept = places.data().join("world.yaml");
+    let read = |path: &PathBuf| -> anyhow::Result<World> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("reading the world {}", path.display()))?;
+        let world: World = serde_yaml::from_str(&text).with_context(|| format!("the world {} is not valid", path.display()))?;
+        world.check().with_context(|| format!("the world {} is not valid", path.display()))?;
+        Ok(world)
+    };
+    let world = match (&args.world, kept.exists()) {
+        (None, true) => return read(&kept),
+        (None, false) => World::default(),
+        (Some(given), true) => {
+            let (given_world, kept_world) = (read(given)?, read(&kept)?);
+            if given_world != kept_world {
+                bail!(
+                    "{} already holds another world; delete its state with `ebbtide reset`, or use another --data-dir for {}",
+                    places.data().display(),
+                    given.display()
+                );
+            }
+            return Ok(kept_world);
+        }
+        (Some(given), false) => read(given)?,
+    };
+    std::fs::write(&kept, serde_yaml::to_string(&world)?).with_context(|| format!("writing {}", kept.display()))?;
+    Ok(world)
+}
+
+/// The path of a socket given as `unix:///path` or as a path.
+fn socket(given: &str) -> anyhow::Result<PathBuf> {
+    let path = given.strip_prefix("unix://").unwrap_or(given);
+    if !path.starts_with('/') {
+        bail!("{given} is not the address of a CSI driver; give unix:///path/to/csi.sock");
+    }
+    Ok(PathBuf::from(path))
+}
+
+/// `-provisioner` → `provisioner`.
+fn controllers_off(given: &[String]) -> anyhow::Result<BTreeSet<String>> {
+    given
+        .iter()
+        .map(|name| match name.strip_prefix('-') {
+            Some(off) if !off.is_empty() => Ok(off.to_owned()),
+            _ => bail!("--controllers switches controllers off: write -{name} for {name}"),
+        })
+        .collect()
+}
+
+async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let mut signals = Signals::new()?;
+    let _lock = Lock::take(places)?;
+    let last = Up::last(places);
+    Up::remove(places);
+    let mut world = world(args, places)?;
+    let root = rustix::process::geteuid().is_root();
+    if !root && !args.no_nodes {
+        tracing::warn!("not root: the APIs work, but there are no nodes, no block devices and no mounts; start with sudo for the full product");
+    }
+    let with_nodes = root && !args.no_nodes;
+    world.devices = world.devices && !args.no_nodes;
+    if (!args.listen.ip().is_loopback() || !args.kube_listen.ip().is_loopback()) && args.auth != Auth::Verify {
+        bail!("an address that is not loopback needs --auth verify: whoever reaches it commands root on this machine");
+    }
+
+    let stop = CancellationToken::new();
+    let aws_listener = bind("the AWS endpoint", "--listen", args.listen, last.as_ref().map(|up| up.aws))?;
+    let kube_listener = bind("the Kubernetes API", "--kube-listen", args.kube_listen, last.as_ref().map(|up| up.kube))?;
+    let aws = emulator_aws::start(emulator_aws::Config {
+        listener: aws_listener,
+        places: places.clone(),
+        world: world.clone(),
+        profile: match args.profile {
+            Profile::Instant => emulator_aws::Profile::Instant,
+            Profile::Aws => emulator_aws::Profile::Aws,
+        },
+        auth: match args.auth {
+            Auth::Accept => emulator_aws::Auth::Accept,
+            Auth::Verify => emulator_aws::Auth::Verify { keys: BTreeMap::from([(args.access_key.clone(), args.secret_key.clone())]) },
+        },
+        journal: true,
+    })
+    .await
+    .context("starting the AWS endpoint")?;
+    let local_aws = SocketAddr::new(loopback(aws.addr), aws.addr.port());
+    tracing::info!(address = %aws.addr, "the AWS endpoint answers");
+
+    let credentials = (args.access_key.clone(), args.secret_key.clone());
+    let mut drivers = BTreeMap::new();
+    for (name, short, given) in [("ebs.csi.aws.com", "ebs", &args.ebs_driver), ("efs.csi.aws.com", "efs", &args.efs_driver)] {
+        let path = match given {
+            Some(given) => socket(given)?,
+            None => places.csi_socket(short),
+        };
+        drivers.insert(name.to_owned(), path);
+    }
+    let controllers = tokio::spawn(emulator_node::serve_controllers(
+        emulator_node::ControllersConfig {
+            ebs_socket: args.ebs_driver.is_none().then(|| places.csi_socket("ebs")),
+            efs_socket: args.efs_driver.is_none().then(|| places.csi_socket("efs")),
+            aws_endpoint: format!("http://{local_aws}"),
+            region: world.region.clone(),
+            credentials,
+        },
+        stop.clone(),
+    ));
+
+    let kube = emulator_kube::start(emulator_kube::Config {
+        listener: kube_listener,
+        places: places.clone(),
+        drivers,
+        controllers_off: controllers_off(&args.controllers)?,
+    })
+    .await
+    .context("starting the Kubernetes API")?;
+    tracing::info!(address = %kube.addr, kubeconfig = %kube.kubeconfig.display(), "the Kubernetes API answers");
+
+    let nodes = if with_nodes { world.nodes() } else { Vec::new() };
+    let supervisor = Supervisor::start(places, &nodes, &format!("http://{local_aws}"), &kube.kubeconfig, &args.access_key, &args.secret_key)?;
+    let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
+    let early_stop = tokio::select! {
+        ready = wait_ready(&kube, &names) => {
+            if !ready {
+                tracing::warn!("not all nodes are Ready after {READY_LIMIT:?}; see `ebbtide status` and the logs under {}", places.data().join("nodes").display());
+            }
+            false
+        }
+        () = signals.wait() => true,
+    };
+    if !early_stop {
+        let up = Up {
+            process: Process::this()?,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            aws: local_aws,
+            kube: SocketAddr::new(loopback(kube.addr), kube.addr.port()),
+            kubeconfig: kube.kubeconfig.clone(),
+            region: world.region.clone(),
+            access_key: args.access_key.clone(),
+            nodes: names,
+        };
+        up.write(places)?;
+        tracing::info!("ready in {:.2} s", started.elapsed().as_secs_f64());
+        print!("{}", greeting(&up));
+        signals.wait().await;
+    }
+
+    tracing::info!("stopping");
+    // The nodes first, while both APIs still answer them: pods end, volumes are unmounted.
+    tokio::task::spawn_blocking(move || supervisor.stop()).await.context("stopping the nodes")?;
+    kube.stop().await;
+    stop.cancel();
+    let _ = controllers.await;
+    aws.stop().await;
+    crate::node::clean(places);
+    Up::remove(places);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The address by which this machine itself reaches a listener.
+fn loopback(address: SocketAddr) -> std::net::IpAddr {
+    match address.ip() {
+        std::net::IpAddr::V4(ip) if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::IpAddr::V6(ip) if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}
+
+async fn wait_ready(kube: &emulator_kube::Running, names: &[String]) -> bool {
+    use k8s_openapi::api::core::v1::Node;
+    let deadline = Instant::now() + READY_LIMIT;
+    loop {
+        let ready = kube
+            .api
+            .read(|store| {
+                names.iter().all(|name| {
+                    store.get::<Node>("", name).is_some_and(|node| {
+                        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+                        conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+                    })
+                })
+            })
+            .await;
+        if ready {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// SIGINT and SIGTERM, from the moment it is made.
+pub struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    pub fn new() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("watching SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("watching SIGTERM")?,
+        })
+    }
+
+    pub async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controllers_are_switched_off_by_a_minus() {
+        let off = controllers_off(&["-provisioner".into(), "-attacher".into()]).unwrap();
+        assert!(off.contains("provisioner") && off.contains("attacher"));
+        assert!(controllers_off(&["provisioner".into()]).unwrap_err().to_string().contains("-provisioner"));
+    }
+
+    #[test]
+    fn a_driver_is_a_socket() {
+        assert_eq!(socket("unix:///run/csi.sock").unwrap(), PathBuf::from("/run/csi.sock"));
+        assert!(socket("tcp://1.2.3.4:5").is_err());
+    }
+}
