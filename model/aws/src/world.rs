@@ -148,7 +148,7 @@ pub struct Node {
 }
 
 /// An IPv4 block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cidr {
     pub network: Ipv4Addr,
     pub prefix: u8,

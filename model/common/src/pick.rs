@@ -91,9 +91,33 @@ pub fn hex17(seed: u64, key: u64) -> String {
     format!("0{body:016x}")
 }
 
+/// Undoes [`mix`].
+fn unmix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 31) ^ (z >> 62)).wrapping_mul(0x3196_42b2_d24d_8ec3);
+    z = (z ^ (z >> 27) ^ (z >> 54)).wrapping_mul(0x96de_1b17_3f11_9089);
+    z ^ (z >> 30) ^ (z >> 60)
+}
+
+/// The key from which [`hex17`] made these digits; none when they are not 17 lower-case digits of the form it gives.
+pub fn unhex17(seed: u64, digits: &str) -> Option<u64> {
+    let body = digits.strip_prefix('0').filter(|body| body.len() == 16)?;
+    let lower = body.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    let body = u64::from_str_radix(body, 16).ok().filter(|_| lower)?;
+    Some(unmix(unmix(body) ^ seed))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_are_read_back() {
+        for key in [0, 1, 77, u64::MAX] {
+            assert_eq!(unhex17(3, &hex17(3, key)), Some(key));
+        }
+        assert_eq!(unhex17(3, "0123"), None);
+        assert_eq!(unhex17(3, "0ABCDEFABCDEFABCD"), None);
+    }
 
     #[test]
     fn the_same_seed_gives_the_same_choices() {

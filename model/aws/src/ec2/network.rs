@@ -5,10 +5,11 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use super::Tags;
 use crate::world::{Cidr, World};
 
 /// The network of one region.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Network {
     pub account: String,
     pub region: String,
@@ -21,27 +22,29 @@ pub struct Network {
     pub security_groups: BTreeMap<String, SecurityGroup>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Zone {
     pub name: String,
     pub id: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Vpc {
     pub id: String,
     pub cidr: String,
+    pub tags: Tags,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Subnet {
     pub id: String,
     pub vpc_id: String,
     pub zone: Zone,
     pub cidr: Cidr,
+    pub tags: Tags,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SecurityGroup {
     pub id: String,
     pub vpc_id: String,
@@ -49,11 +52,11 @@ pub struct SecurityGroup {
     pub description: String,
     pub ingress: Vec<Rule>,
     pub egress: Vec<Rule>,
-    pub tags: BTreeMap<String, String>,
+    pub tags: Tags,
 }
 
 /// What one rule lets through.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Rule {
     /// `sgr-` and 17 hex digits.
     pub id: String,
@@ -66,7 +69,7 @@ pub struct Rule {
 }
 
 /// The other side of a rule.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Peer {
     Cidr(String),
     Cidr6(String),
@@ -97,12 +100,12 @@ impl SecurityGroup {
 
 impl Network {
     pub(crate) fn new(world: &World) -> Self {
-        let vpc = Vpc { id: world.own_id("vpc", 0), cidr: world.vpc.cidr.clone() };
+        let vpc = Vpc { id: world.own_id("vpc", 0), cidr: world.vpc.cidr.clone(), tags: Tags::new() };
         let zones: Vec<Zone> = world.zones.iter().map(|zone| Zone { name: zone.name.clone(), id: zone.id.clone() }).collect();
         let subnets = world.vpc.subnets.iter().enumerate().filter_map(|(index, subnet)| {
             let zone = zones.iter().find(|zone| zone.name == subnet.zone)?.clone();
             let id = world.own_id("subnet", index);
-            Some((id.clone(), Subnet { id, vpc_id: vpc.id.clone(), zone, cidr: Cidr::parse(&subnet.cidr)? }))
+            Some((id.clone(), Subnet { id, vpc_id: vpc.id.clone(), zone, cidr: Cidr::parse(&subnet.cidr)?, tags: Tags::new() }))
         });
         let subnets = subnets.collect();
         let group = world.own_id("sg", 0);
@@ -113,7 +116,7 @@ impl Network {
             description: "default VPC security group".to_owned(),
             ingress: vec![all(0, Peer::Group(group.clone()))],
             egress: vec![all(1, Peer::Cidr("0.0.0.0/0".to_owned()))],
-            tags: BTreeMap::new(),
+            tags: Tags::new(),
             id: group.clone(),
         };
         Self {

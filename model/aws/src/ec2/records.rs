@@ -1,0 +1,115 @@
+//! What is saved: one record a resource, so that saving costs what changed.
+
+use std::collections::BTreeSet;
+
+use model_common::pick::{hex17, unhex17};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::ids::{SnapshotKey, VolumeKey};
+use super::{State, Tags};
+use crate::{Dirty, LoadError};
+
+const VOLUMES: &str = "ec2.volumes";
+const SNAPSHOTS: &str = "ec2.snapshots";
+const TOKENS: &str = "ec2.tokens";
+const SECURITY_GROUPS: &str = "ec2.securityGroups";
+/// Tags that were given to things of the world.
+const WORLD_TAGS: &str = "ec2.worldTags";
+/// The next key, under the empty name.
+const NEXT: &str = "ec2.next";
+
+/// The tables of this machine's records.
+pub const TABLES: &[&str] = &[VOLUMES, SNAPSHOTS, TOKENS, SECURITY_GROUPS, WORLD_TAGS, NEXT];
+
+/// A record that differs from what was saved.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Changed {
+    Volume(VolumeKey),
+    Snapshot(SnapshotKey),
+    Token(String),
+    SecurityGroup(String),
+    WorldTags(String),
+    Next,
+}
+
+fn record(table: &'static str, key: String, value: Option<&impl Serialize>) -> Dirty {
+    // Our records have string keys and finite numbers only, so JSON cannot fail; if it did, the record would not be saved.
+    Dirty { table, key, value: value.and_then(|value| serde_json::to_vec(value).ok()) }
+}
+
+fn parse<T: DeserializeOwned>(table: &str, key: &str, value: &[u8]) -> Result<T, LoadError> {
+    serde_json::from_slice(value).map_err(|error| LoadError { table: table.to_owned(), key: key.to_owned(), message: error.to_string() })
+}
+
+impl State {
+    /// The records that changed since the last call.
+    pub fn take_dirty(&mut self) -> Vec<Dirty> {
+        let changed: BTreeSet<Changed> = std::mem::take(&mut self.dirty);
+        changed
+            .into_iter()
+            .map(|changed| match changed {
+                Changed::Volume(key) => record(VOLUMES, key.id(self.seed), self.volumes.get(&key)),
+                Changed::Snapshot(key) => record(SNAPSHOTS, key.id(self.seed), self.snapshots.get(&key)),
+                Changed::Token(name) => {
+                    let value = self.tokens.get(&name);
+                    record(TOKENS, name, value)
+                }
+                Changed::SecurityGroup(id) => {
+                    let value = self.network.security_groups.get(&id);
+                    record(SECURITY_GROUPS, id, value)
+                }
+                Changed::WorldTags(id) => {
+                    let value = self.tags_of(&id);
+                    record(WORLD_TAGS, id, value)
+                }
+                Changed::Next => record(NEXT, String::new(), Some(&self.next)),
+            })
+            .collect()
+    }
+
+    /// Takes back a saved record; false when the table is not of this machine.
+    pub fn restore(&mut self, table: &str, key: &str, value: &[u8]) -> Result<bool, LoadError> {
+        match table {
+            VOLUMES => {
+                let volume: super::Volume = parse(table, key, value)?;
+                self.volume_index.add(volume.key, &volume.facets());
+                self.volume_index.add_tags(volume.key, &volume.tags);
+                self.volumes.insert(volume.key, volume);
+            }
+            SNAPSHOTS => {
+                let snapshot: super::Snapshot = parse(table, key, value)?;
+                self.snapshot_index.add(snapshot.key, &snapshot.facets());
+                if snapshot.wanted {
+                    self.snapshot_index.add_tags(snapshot.key, &snapshot.tags);
+                }
+                self.snapshots.insert(snapshot.key, snapshot);
+            }
+            TOKENS => {
+                self.tokens.insert(key.to_owned(), parse(table, key, value)?);
+            }
+            SECURITY_GROUPS => {
+                self.network.security_groups.insert(key.to_owned(), parse(table, key, value)?);
+            }
+            WORLD_TAGS => {
+                let tags: Tags = parse(table, key, value)?;
+                self.set_world_tags(key, tags);
+            }
+            NEXT => self.next = parse(table, key, value)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// An id of a thing that has no key of its own type.
+    pub(super) fn fresh_id(&mut self, prefix: &str) -> String {
+        let key = self.fresh_key();
+        format!("{prefix}-{}", hex17(self.seed, key))
+    }
+
+    /// Where in the order of creation an id of such a thing stands; the world's own come first.
+    pub(super) fn order_of(&self, id: &str) -> u64 {
+        let key = id.split_once('-').and_then(|(_, digits)| unhex17(self.seed, digits));
+        key.filter(|key| *key < self.next).unwrap_or(0)
+    }
+}
