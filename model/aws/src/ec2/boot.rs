@@ -88,14 +88,11 @@ impl State {
             self.change_volume(*key, |volume| {
                 volume.file = file;
                 volume.waiting = false;
-                match volume.running.take() {
-                    Some(Work::Attach { instance, .. } | Work::Detach { instance, .. }) => {
-                        if let Some(attachment) = volume.attachments.get_mut(&instance) {
-                            attachment.have = Have::Unknown;
-                        }
-                    }
-                    // Whether the device shows the new size the agent's report tells.
-                    Some(_) | None => {}
+                // Whether a device shows the size of a resize that was out, the agent's report tells.
+                if let Some(Work::Attach { instance, .. } | Work::Detach { instance, .. }) = volume.running.take()
+                    && let Some(attachment) = volume.attachments.get_mut(&instance)
+                {
+                    attachment.have = Have::Unknown;
                 }
                 volume.attachments.values_mut().for_each(|attachment| attachment.waiting = false);
             });

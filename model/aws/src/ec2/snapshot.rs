@@ -299,6 +299,6 @@ impl State {
     /// Whether the time for this snapshot is over; at a start the timer is armed again where it is not.
     pub(super) fn snapshot_timer(&self, snapshot: &Snapshot) -> Option<Effect> {
         let step = self.timing().snapshot_step;
-        (snapshot.wanted && snapshot.steps < STEPS).then(|| Effect::Arm(Timer::Snapshot(snapshot.key), step))
+        (snapshot.wanted && snapshot.steps < STEPS).then_some(Effect::Arm(Timer::Snapshot(snapshot.key), step))
     }
 }
