@@ -6,7 +6,6 @@ mod demo;
 mod doctor;
 mod efs;
 mod env;
-mod init;
 mod node;
 mod output;
 mod process;

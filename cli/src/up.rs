@@ -209,7 +209,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
     tracing::info!(address = %kube.addr, kubeconfig = %kube.kubeconfig.display(), "the Kubernetes API answers");
 
     let nodes = if with_nodes { world.nodes() } else { Vec::new() };
-    let supervisor = Supervisor::start(places, &nodes, &format!("http://{local_aws}"), &kube.kubeconfig, &args.access_key, &args.secret_key)?;
+    let supervisor = Supervisor::start(places, &nodes, &format!("http://{local_aws}"), &kube.kubeconfig)?;
     let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
     let early_stop = tokio::select! {
         ready = wait_ready(&kube, &names) => {

@@ -1,0 +1,208 @@
+//! Nodes from the outside: started and kept running by `up`, listed, entered, killed; and what runs inside one.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use emulator_aws::world::Node;
+use emulator_common::places::Places;
+use emulator_node::NodeConfig;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{DataArgs, NodeArgs, NodeCommand};
+use crate::state::Up;
+
+/// How long a node may take to stop its pods in order.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// A node that crashed boots again after so long.
+const REBOOT: Duration = Duration::from_millis(500);
+
+/// A file beside a node's others that says: switched off by hand, do not start it.
+const OFF: &str = "off";
+
+/// Keeps the nodes of one `up` running.
+pub struct Supervisor {
+    places: Places,
+    stop: CancellationToken,
+}
+
+impl Supervisor {
+    /// Adopts the nodes that run already and starts the others.
+    pub fn start(places: &Places, nodes: &[Node], aws_endpoint: &str, kubeconfig: &Path) -> anyhow::Result<Self> {
+        let stop = CancellationToken::new();
+        for node in nodes {
+            let config = NodeConfig {
+                name: node.name.clone(),
+                instance_id: node.instance_id.clone(),
+                region: node.region.clone(),
+                zone: node.zone.clone(),
+                instance_type: node.instance_type.clone(),
+                internal_ip: node.private_ip.to_string(),
+                labels: node.labels.clone(),
+                aws_endpoint: aws_endpoint.to_owned(),
+                kubeconfig: Some(kubeconfig.to_owned()),
+                data: places.data().to_owned(),
+                drivers: Default::default(),
+                first_loop: 1000,
+            };
+            tokio::spawn(keep(config, stop.clone()));
+        }
+        Ok(Self { places: places.clone(), stop })
+    }
+
+    /// Stops all nodes, at the same time. Blocks until they are gone.
+    pub fn stop(self) {
+        self.stop.cancel();
+        stop_all(&self.places);
+    }
+}
+
+/// Runs one node for as long as `up` runs: a crash of it is a reboot.
+async fn keep(config: NodeConfig, stop: CancellationToken) {
+    let off = config.places().node(&config.name).join(OFF);
+    loop {
+        while off.exists() {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(REBOOT) => {}
+            }
+        }
+        let spawned = {
+            let config = config.clone();
+            let exe = std::env::current_exe();
+            tokio::task::spawn_blocking(move || anyhow::Ok(emulator_node::spawn(&config, &exe?)?)).await
+        };
+        match spawned {
+            Ok(Ok(node)) => {
+                let verb = if node.adopted { "still runs" } else { "started" };
+                tracing::info!(node = config.name, pid = node.process.pid, "the node {verb}");
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = node.ended() => {}
+                }
+                if !off.exists() {
+                    tracing::warn!(node = config.name, "the node ended; it boots again");
+                }
+            }
+            Ok(Err(error)) => tracing::error!(node = config.name, "{error:#}"),
+            Err(error) => tracing::error!(node = config.name, "starting the node: {error}"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(REBOOT) => {}
+        }
+    }
+}
+
+/// A node's process, as the data directory and the kernel have it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeState {
+    pub name: String,
+    pub instance_id: String,
+    pub zone: String,
+    /// None: it does not run.
+    pub pid: Option<i32>,
+    /// Switched off by `ebbtide node kill`.
+    pub off: bool,
+}
+
+impl NodeState {
+    pub fn row(&self) -> Vec<String> {
+        let state = match (self.pid, self.off) {
+            (Some(_), _) => "running",
+            (None, true) => "off",
+            (None, false) => "stopped",
+        };
+        let pid = self.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        vec![self.name.clone(), self.instance_id.clone(), self.zone.clone(), pid, state.to_owned()]
+    }
+}
+
+/// All nodes that a data directory knows.
+pub fn list(places: &Places) -> Vec<NodeState> {
+    let world = std::fs::read_to_string(places.data().join("world.yaml")).unwrap_or_default();
+    let Ok(world) = serde_yaml::from_str::<emulator_aws::world::World>(&world) else { return Vec::new() };
+    let nodes = world.nodes().into_iter().filter(|node| places.node(&node.name).exists());
+    nodes
+        .map(|node| NodeState {
+            pid: emulator_node::find(places, &node.name).map(|record| record.pid),
+            off: places.node(&node.name).join(OFF).exists(),
+            name: node.name,
+            instance_id: node.instance_id,
+            zone: node.zone,
+        })
+        .collect()
+}
+
+/// Stops the nodes of a data directory, whoever started them, at the same time.
+pub fn stop_all(places: &Places) {
+    std::thread::scope(|scope| {
+        for node in list(places) {
+            scope.spawn(move || emulator_node::stop(places, &node.name, GRACE));
+        }
+    });
+}
+
+/// Takes away what only the kernel still holds when all nodes are gone: the loop devices over this directory's volumes.
+pub fn clean(places: &Places) {
+    emulator_node::loops::remove_all_under(&places.volumes());
+}
+
+pub fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
+    match args.command {
+        NodeCommand::Ls(data) => ls(&data),
+        NodeCommand::Exec { data, node, command } => {
+            let status = emulator_node::exec(&data.places()?, &node, &command)?;
+            let code = std::os::unix::process::ExitStatusExt::signal(&status).map_or_else(|| status.code().unwrap_or(1), |signal| 128 + signal);
+            Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+        }
+        NodeCommand::Kill { data, node } => {
+            let places = data.places()?;
+            let dir = known(&places, &node)?;
+            std::fs::write(dir.join(OFF), b"").with_context(|| format!("writing in {}", dir.display()))?;
+            emulator_node::stop(&places, &node, Duration::ZERO);
+            println!("{node} is off; `ebbtide node start {node}` boots it");
+            Ok(ExitCode::SUCCESS)
+        }
+        NodeCommand::Start { data, node } => {
+            let places = data.places()?;
+            Up::running(&places)?;
+            let dir = known(&places, &node)?;
+            match std::fs::remove_file(dir.join(OFF)) {
+                Ok(()) => println!("{node} boots"),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => println!("{node} is not switched off"),
+                Err(error) => return Err(error).context("removing the mark of a node that is off"),
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        NodeCommand::Run { config } => {
+            let text = std::fs::read_to_string(&config).with_context(|| format!("reading {}", config.display()))?;
+            let config: NodeConfig = serde_json::from_str(&text).with_context(|| format!("{} is not a node's configuration", config.display()))?;
+            let hooks = emulator_node::NodeHooks { efs: Some(Box::new(crate::efs::serve)) };
+            match emulator_node::run(config, hooks)? {}
+        }
+    }
+}
+
+fn ls(data: &DataArgs) -> anyhow::Result<ExitCode> {
+    let nodes = list(&data.places()?);
+    crate::output::print(data.output, &nodes, |nodes| {
+        let rows: Vec<_> = nodes.iter().map(NodeState::row).collect();
+        crate::output::table(&["NODE", "INSTANCE", "ZONE", "PID", "STATE"], &rows)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The directory of a node that exists; the error names those that do.
+fn known(places: &Places, name: &str) -> anyhow::Result<std::path::PathBuf> {
+    let nodes = list(places);
+    if !nodes.iter().any(|node| node.name == name) {
+        let names: Vec<_> = nodes.into_iter().map(|node| node.name).collect();
+        bail!("there is no node {name}; nodes: {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") });
+    }
+    Ok(places.node(name))
+}
