@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, V
 use crate::machine::{Effect, Input, Reject};
 use crate::object::Kind;
 
+pub mod amount;
 pub mod attachdetach;
 pub mod attacher;
 pub mod binder;
@@ -127,7 +128,17 @@ impl Controller {
             Self::NodeLifecycle(_) => vec![Node, Lease, Pod],
             Self::PodGc(_) => vec![Node, Pod],
             Self::Scheduler(_) => {
-                vec![Pod, Node, PersistentVolumeClaim, PersistentVolume, StorageClass, CSINode, CSIDriver, CSIStorageCapacity, VolumeAttachment]
+                vec![
+                    Pod,
+                    Node,
+                    PersistentVolumeClaim,
+                    PersistentVolume,
+                    StorageClass,
+                    CSINode,
+                    CSIDriver,
+                    CSIStorageCapacity,
+                    VolumeAttachment,
+                ]
             }
         }
     }

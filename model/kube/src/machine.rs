@@ -46,11 +46,21 @@ pub enum Input {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Write to the API; answered by [`Input::Written`]. The shell puts [`stamp`] before it.
-    Write { call: u64, write: Write },
+    Write {
+        call: u64,
+        write: Write,
+    },
     /// A linearizable read of one object, not from any cache; answered by [`Input::Written`].
-    Get { call: u64, key: Key },
+    Get {
+        call: u64,
+        key: Key,
+    },
     /// A call to the controller service of a driver; answered by [`Input::Csi`].
-    Csi { call: u64, driver: String, request: csi::ControllerCall },
+    Csi {
+        call: u64,
+        driver: String,
+        request: csi::ControllerCall,
+    },
     /// Start a timer, or start it anew when it runs.
     Arm(Timer, Duration),
     Disarm(Timer),

@@ -143,9 +143,7 @@ impl Binder {
             .cache
             .find(Index::ClaimsByClass, &class)
             .filter(|key| {
-                self.cache
-                    .at::<PersistentVolumeClaim>(key)
-                    .is_some_and(|claim| annotation(&claim.metadata, BIND_COMPLETED).is_none())
+                self.cache.at::<PersistentVolumeClaim>(key).is_some_and(|claim| annotation(&claim.metadata, BIND_COMPLETED).is_none())
             })
             .cloned()
             .collect();

@@ -35,9 +35,9 @@ pub struct Provisioner {
     driver: Driver,
     cache: Cache,
     work: Queue,
-    /// Claims whose CreateVolume may still be going on in the driver: tried until it says so finally, even when the claim is
-    /// gone. In memory only, as in the real one (prov#486).
-    background: BTreeMap<Key, Arc<PersistentVolumeClaim>>,
+    /// Claims whose CreateVolume is out, or may still be going on in the driver: tried until it answers finally, even when the
+    /// claim is gone. In memory only, as in the real one (prov#486).
+    creating: BTreeMap<Key, Arc<PersistentVolumeClaim>>,
     /// Volumes that exist and whose PersistentVolume is not saved yet.
     made: BTreeMap<Key, PersistentVolume>,
     /// Claims whose node cannot serve them: the scheduler is to choose again.
@@ -52,7 +52,7 @@ impl Provisioner {
             driver,
             cache: Cache::default(),
             work: Queue::default(),
-            background: BTreeMap::new(),
+            creating: BTreeMap::new(),
             made: BTreeMap::new(),
             reschedule: BTreeSet::new(),
             deleted: BTreeMap::new(),
@@ -75,7 +75,8 @@ impl Provisioner {
                 self.touched(change.object());
             }
             Input::Written { call, result } => {
-                let done = self.work.answer(&mut self.cache, *call, result, self.backoff(), out)?;
+                let backoff = self.backoff();
+                let done = self.work.answer(&mut self.cache, *call, result, backoff, out)?;
                 self.written(&done.item, result, out);
             }
             Input::Csi { call, result } => {
@@ -124,8 +125,7 @@ impl Provisioner {
     }
 
     fn should_provision(&self, claim: &PersistentVolumeClaim) -> Option<Arc<StorageClass>> {
-        let asked =
-            annotation(&claim.metadata, STORAGE_PROVISIONER).or_else(|| annotation(&claim.metadata, BETA_STORAGE_PROVISIONER))?;
+        let asked = annotation(&claim.metadata, STORAGE_PROVISIONER).or_else(|| annotation(&claim.metadata, BETA_STORAGE_PROVISIONER))?;
         let bound = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).is_some_and(|volume| !volume.is_empty());
         if asked != self.driver.name || bound {
             return None;
@@ -147,7 +147,9 @@ impl Provisioner {
             return;
         }
         let current = self.cache.at::<PersistentVolumeClaim>(item).cloned();
-        let Some(claim) = self.background.get(item).cloned().or_else(|| current.clone()) else {
+        let creating = self.creating.get(item).cloned();
+        let is_same = creating.as_ref().is_none_or(|old| current.as_ref().is_some_and(|new| new.metadata.uid == old.metadata.uid));
+        let Some(claim) = (if is_same { current.clone() } else { creating }) else {
             self.reschedule.remove(item);
             return self.work.forget(item, out);
         };
@@ -156,7 +158,7 @@ impl Provisioner {
         }
         let volume_name = volume::name_for(&claim);
         if self.cache.get::<PersistentVolume>("", &volume_name).is_some() {
-            self.background.remove(item);
+            self.creating.remove(item);
             return;
         }
         let Some(class) = self.should_provision(&claim) else { return };
@@ -174,7 +176,10 @@ impl Provisioner {
             out,
         );
         match volume::request(&self.driver, &self.cache, &claim, &class) {
-            Ok(request) => self.work.call(item, &self.driver.name, request, out),
+            Ok(request) => {
+                self.work.call(item, &self.driver.name, request, out);
+                self.creating.insert(item.clone(), claim);
+            }
             Err(why) => {
                 self.tell_failure(&claim, &why, out);
                 self.work.fail(item, self.backoff(), out);
@@ -203,14 +208,10 @@ impl Provisioner {
     }
 
     fn created(&mut self, item: &Key, result: &Result<ControllerReply, Error>, out: &mut Vec<Effect>) {
-        let claim = self.background.get(item).cloned().or_else(|| self.cache.at::<PersistentVolumeClaim>(item).cloned());
-        let Some(claim) = claim else {
-            // The claim went while the call was out and the call was final before: nothing tells whose volume this is any more.
-            return self.work.succeed(item);
-        };
+        let Some(claim) = self.creating.get(item).cloned() else { return };
         let failure = match result {
             Ok(ControllerReply::CreateVolume(made)) => {
-                self.background.remove(item);
+                self.creating.remove(item);
                 let class = self.cache.get::<StorageClass>("", class_of_claim(&claim)).cloned();
                 match volume::persistent_volume(&self.driver, &claim, class.as_deref(), made) {
                     Ok(volume) => {
@@ -228,20 +229,19 @@ impl Provisioner {
         let chosen = annotation(&claim.metadata, SELECTED_NODE).is_some_and(|node| !node.is_empty());
         match failure.code {
             Code::Canceled | Code::DeadlineExceeded | Code::Unavailable | Code::Aborted => {
-                self.background.insert(item.clone(), claim);
                 self.work.fail(item, self.backoff(), out);
             }
             Code::ResourceExhausted if self.driver.topology && chosen => {
-                self.background.remove(item);
+                self.creating.remove(item);
                 self.reschedule.insert(item.clone());
                 self.work.succeed(item);
             }
             Code::InvalidArgument => {
-                self.background.remove(item);
+                self.creating.remove(item);
                 self.work.wait(item, self.driver.longest_retry, out);
             }
             _ => {
-                self.background.remove(item);
+                self.creating.remove(item);
                 self.work.fail(item, self.backoff(), out);
             }
         }
@@ -306,7 +306,8 @@ impl Provisioner {
             }
             return;
         }
-        if let Some(attachment) = self.cache.found::<VolumeAttachment>(Index::AttachmentsByVolume, name(metadata)).next() {
+        let attachment = self.cache.found::<VolumeAttachment>(Index::AttachmentsByVolume, name(metadata)).next().cloned();
+        if let Some(attachment) = attachment {
             let message = format!("persistentvolume {} is still attached to node {}", name(metadata), attachment.spec.node_name);
             return self.fail_deletion(item, &volume, message, out);
         }

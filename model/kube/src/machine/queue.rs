@@ -174,13 +174,26 @@ impl Queue {
         backoff: Backoff,
         out: &mut Vec<Effect>,
     ) -> Result<Done, Reject> {
+        let done = self.answer_part(cache, call, result, backoff, out)?;
+        if !self.is_backing_off(&done.item) {
+            self.succeed(&done.item);
+        }
+        Ok(done)
+    }
+
+    /// The same for a write that is a step on the way: the item has not succeeded yet, and its next backoff stays as long as it was.
+    pub fn answer_part(
+        &mut self,
+        cache: &mut Cache,
+        call: u64,
+        result: &Result<Object, ApiError>,
+        backoff: Backoff,
+        out: &mut Vec<Effect>,
+    ) -> Result<Done, Reject> {
         let done = self.finish(call)?;
         match result {
-            Ok(object) => {
-                cache.answered(object, done.deletes);
-                self.succeed(&done.item);
-            }
-            Err(error) if error.is_not_found() && (done.reads || done.deletes) => self.succeed(&done.item),
+            Ok(object) => cache.answered(object, done.deletes),
+            Err(error) if error.is_not_found() && (done.reads || done.deletes) => {}
             Err(_) => self.fail(&done.item, backoff, out),
         }
         Ok(done)

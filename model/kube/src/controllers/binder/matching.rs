@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 
+use crate::controllers::amount;
 use crate::controllers::{class_of_claim, class_of_volume, is_claimed_by, name};
-use crate::quantity;
 use crate::selector;
 
 fn mode(mode: Option<&str>) -> &str {
@@ -23,12 +23,12 @@ pub fn mode_differs(volume: &PersistentVolume, claim: &PersistentVolumeClaim) ->
 /// Bytes a claim asks for.
 pub fn requested(claim: &PersistentVolumeClaim) -> u64 {
     let requests = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()).and_then(|resources| resources.requests.as_ref());
-    quantity::storage(requests)
+    amount::storage(requests)
 }
 
 /// Bytes a volume has.
 pub fn capacity(volume: &PersistentVolume) -> u64 {
-    quantity::storage(volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref()))
+    amount::storage(volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref()))
 }
 
 fn modes<'a>(modes: Option<&'a Vec<String>>) -> BTreeSet<&'a str> {

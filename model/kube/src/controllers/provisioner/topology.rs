@@ -50,10 +50,9 @@ pub fn requirement(
         return Ok(None);
     }
     let first = match &selected {
-        Some((_, segments)) => requisite
-            .iter()
-            .position(|term| contains(segments, term))
-            .ok_or_else(|| format!("topology '{segments:?}' from selected node '{}' is not in requisite: {requisite:?}", chosen.unwrap_or("")))?,
+        Some((_, segments)) => requisite.iter().position(|term| contains(segments, term)).ok_or_else(|| {
+            format!("topology '{segments:?}' from selected node '{}' is not in requisite: {requisite:?}", chosen.unwrap_or(""))
+        })?,
         None => {
             let (hash, offset) = hash_and_offset(name(&claim.metadata));
             (hash.wrapping_add(offset) as usize) % requisite.len()
@@ -80,8 +79,9 @@ fn segments_of(node: &Node, keys: &[String]) -> Option<Segments> {
 }
 
 fn selected(driver: &Driver, cache: &Cache, node_name: &str) -> Result<(Vec<String>, Segments), String> {
-    let csi_node =
-        cache.get::<CSINode>("", node_name).ok_or_else(|| format!("error getting CSINode for selected node \"{node_name}\": csinode.storage.k8s.io \"{node_name}\" not found"))?;
+    let csi_node = cache.get::<CSINode>("", node_name).ok_or_else(|| {
+        format!("error getting CSINode for selected node \"{node_name}\": csinode.storage.k8s.io \"{node_name}\" not found")
+    })?;
     let keys = keys_of(driver, csi_node).ok_or_else(|| format!("no topology key found on CSINode {node_name}"))?;
     let node = cache.get::<Node>("", node_name).ok_or_else(|| format!("node \"{node_name}\" not found"))?;
     let segments = segments_of(node, &keys)

@@ -12,10 +12,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use model_common::csi::{CapacityRange, ControllerCall, VolumeCapability};
 
 use super::{FINALIZER, topology};
+use crate::controllers::amount;
 use crate::controllers::binder::{PROVISIONED_BY, matching};
 use crate::controllers::{Driver, capability, class_of_claim, name, namespace};
 use crate::machine::Cache;
-use crate::quantity;
 
 /// Class parameters with this prefix are for the sidecars, not for the driver.
 const PREFIX: &str = "csi.storage.k8s.io/";
@@ -54,12 +54,7 @@ fn fs_type(driver: &Driver, class: &StorageClass) -> Result<String, String> {
 }
 
 /// The request for a claim, or why there can be none.
-pub fn request(
-    driver: &Driver,
-    cache: &Cache,
-    claim: &PersistentVolumeClaim,
-    class: &StorageClass,
-) -> Result<ControllerCall, String> {
+pub fn request(driver: &Driver, cache: &Cache, claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<ControllerCall, String> {
     let spec = claim.spec.clone().unwrap_or_default();
     if spec.selector.is_some() {
         return Err("claim Selector is not supported".to_owned());
@@ -162,7 +157,7 @@ pub fn persistent_volume(
         },
         spec: Some(PersistentVolumeSpec {
             access_modes: spec.access_modes.clone(),
-            capacity: Some(BTreeMap::from([("storage".to_owned(), quantity::binary(bytes))])),
+            capacity: Some(BTreeMap::from([("storage".to_owned(), amount::binary(bytes))])),
             claim_ref: Some(crate::events::reference(claim)),
             csi: Some(CSIPersistentVolumeSource {
                 driver: driver.name.clone(),

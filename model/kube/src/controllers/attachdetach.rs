@@ -1,0 +1,607 @@
+//! The attach/detach controller (§2.1–§2.5; `pkg/controller/volume/attachdetach`, `pkg/volume/csi/csi_attacher.go`).
+//!
+//! For each pair of a volume and a node: *wanted* while a pod on the node needs the volume, *had* from the moment an attach
+//! starts until a detach is known to be over. One operation at a time runs for a pair, and for a volume that only one node may
+//! have, one in all.
+//!
+//! ```text
+//!            wanted                              VA attached
+//!   absent ─────────▶ Attaching (VA created) ───────────────▶ confirmed ◀──────────── wanted again
+//!                       │ error, 2 m                              │ not wanted, not in use (or 6 m and unhealthy, or out of service)
+//!                       ▼                                         ▼
+//!                   uncertain ── not wanted ──────────▶ Unreporting: volumesAttached −= v, then live read of the node
+//!                                                                 │ v ∉ volumesAttached, v ∉ volumesInUse (§2.5, r2)
+//!                                                                 ▼
+//!                                                             Detaching (VA deleted) ── VA gone ──▶ absent
+//!                                                                 └ error, 2 m ▶ uncertain
+//! ```
+//! The handshake: the node's `volumesAttached` is durably without the volume before the live read that looks for it in
+//! `volumesInUse`; the kubelet writes `volumesInUse` before it looks for the volume in `volumesAttached`. So never both.
+//! The real controller loops every 100 ms; this one syncs a pair when something of it changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::{VolumeAttachment, VolumeAttachmentSource, VolumeAttachmentSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::{name, namespace};
+use crate::events::EventRecord;
+use crate::machine::{Backoff, Cache, Effect, Index, Input, Purpose, Queue, Reject, Timer};
+use crate::object::{Key, Kind, Object};
+use crate::write::{Patch, Subresource, Write};
+
+mod desired;
+
+pub(crate) const COMPONENT: &str = "attachdetach-controller";
+/// `maxWaitForUnmountDuration` (§7 row 9).
+const FORCE_DETACH: Duration = Duration::from_secs(360);
+/// How long an attach or a detach may take (§7 row 12).
+const OPERATION: Duration = Duration::from_secs(120);
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+
+/// A volume (`kubernetes.io/csi/<driver>^<handle>`) and a node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Pair {
+    volume: String,
+    node: String,
+}
+
+impl Pair {
+    /// The driver and the handle of the unique name.
+    fn parts(&self) -> Option<(&str, &str)> {
+        self.volume.strip_prefix("kubernetes.io/csi/")?.split_once('^')
+    }
+
+    /// The key of the pair's VolumeAttachment.
+    fn item(&self) -> Key {
+        let (driver, handle) = self.parts().unwrap_or(("", &self.volume));
+        Key::new(Kind::VolumeAttachment, "", &attachment_name(handle, driver, &self.node))
+    }
+}
+
+/// `csi-` and the SHA-256 of handle, driver and node (`getAttachmentName`).
+pub fn attachment_name(handle: &str, driver: &str, node: &str) -> String {
+    let digest = Sha256::digest(format!("{handle}{driver}{node}"));
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("csi-{hex}")
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Op {
+    Idle,
+    Attaching,
+    Unreporting,
+    Detaching,
+}
+
+/// What is known of an attachment that is or may be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Have {
+    op: Op,
+    /// Attached for sure; false: it may be.
+    confirmed: bool,
+    /// It is to stand in the node's `volumesAttached`, once confirmed.
+    reported: bool,
+    /// The wait for the unmount has begun.
+    detach_requested: bool,
+    /// …and has lasted 6 minutes.
+    expired: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Wanted {
+    /// The PersistentVolume's name.
+    volume: String,
+    pods: BTreeSet<Key>,
+    multi_attach_told: bool,
+}
+
+/// The machine.
+#[derive(Debug, Clone, Default)]
+pub struct AttachDetach {
+    cache: Cache,
+    work: Queue,
+    booted: bool,
+    /// The pairs of each pod that counts.
+    by_pod: BTreeMap<Key, BTreeSet<Pair>>,
+    wanted: BTreeMap<Pair, Wanted>,
+    have: BTreeMap<Pair, Have>,
+    /// `volumesInUse` as last seen of each node, and each new attachment until the node says otherwise.
+    in_use: BTreeMap<String, BTreeSet<String>>,
+    /// The pair of each item.
+    pairs: BTreeMap<Key, Pair>,
+}
+
+fn timer(purpose: Purpose, item: &Key) -> Timer {
+    Timer { purpose, item: item.clone() }
+}
+
+impl AttachDetach {
+    pub fn step(&mut self, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
+        match input {
+            Input::Booted => self.boot(),
+            Input::Changed(change) => {
+                self.cache.apply(change);
+                self.touched(change.object());
+            }
+            Input::Written { call, result } => {
+                let done = self.work.answer_part(&mut self.cache, *call, result, Backoff::OPERATION, out)?;
+                if done.reads {
+                    self.verified(&done.item, result.as_ref().ok(), out);
+                }
+            }
+            Input::Fired(fired) => self.fired(fired, out),
+            Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
+        }
+        while let Some(item) = self.work.next() {
+            match item.kind {
+                Kind::Node => self.sync_node(&item, out),
+                _ => {
+                    if let Some(pair) = self.pairs.get(&item).cloned() {
+                        self.sync_pair(&item, &pair, out);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// §2.2: what the nodes report is attached; a VolumeAttachment beyond that may be.
+    fn boot(&mut self) {
+        self.booted = true;
+        self.work.boot();
+        let nodes: Vec<_> = self.cache.list::<Node>().cloned().collect();
+        for node in &nodes {
+            let node_name = name(&node.metadata).to_owned();
+            for volume in attached_of(node) {
+                self.had(Pair { volume, node: node_name.clone() }, true);
+            }
+            self.set_in_use(node);
+            self.work.mark(Key::new(Kind::Node, "", &node_name));
+        }
+        let attachments: Vec<_> = self.cache.list::<VolumeAttachment>().cloned().collect();
+        for attachment in attachments {
+            let volume = attachment.spec.source.persistent_volume_name.as_deref();
+            let Some(volume) = volume.and_then(|volume| self.cache.get::<PersistentVolume>("", volume)) else { continue };
+            let Some(unique) = desired::unique_name(volume) else { continue };
+            let pair = Pair { volume: unique, node: attachment.spec.node_name.clone() };
+            if !self.have.contains_key(&pair) {
+                self.had(pair, false);
+            }
+        }
+        for pod in self.cache.keys(&Kind::Pod) {
+            self.update_pod(&pod);
+        }
+        let all: Vec<Key> = self.pairs.keys().cloned().collect();
+        all.into_iter().for_each(|item| self.work.mark(item));
+    }
+
+    fn had(&mut self, pair: Pair, confirmed: bool) {
+        self.pairs.insert(pair.item(), pair.clone());
+        self.in_use.entry(pair.node.clone()).or_default().insert(pair.volume.clone());
+        let have = Have { op: Op::Idle, confirmed, reported: true, detach_requested: false, expired: false };
+        self.have.insert(pair, have);
+    }
+
+    fn set_in_use(&mut self, node: &Node) {
+        let volumes = node.status.as_ref().and_then(|status| status.volumes_in_use.clone()).unwrap_or_default();
+        self.in_use.insert(name(&node.metadata).to_owned(), volumes.into_iter().collect());
+    }
+
+    fn touched(&mut self, object: &Object) {
+        if !self.booted {
+            return;
+        }
+        match object {
+            Object::Pod(_) => self.update_pod(&object.key()),
+            Object::PersistentVolumeClaim(claim) => {
+                self.update_pods_of(&format!("{}/{}", namespace(&claim.metadata), name(&claim.metadata)));
+            }
+            Object::PersistentVolume(volume) => {
+                if let Some(claim) = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()) {
+                    let (namespace, claim) = (claim.namespace.as_deref().unwrap_or(""), claim.name.as_deref().unwrap_or(""));
+                    self.update_pods_of(&format!("{namespace}/{claim}"));
+                }
+            }
+            Object::Node(node) => {
+                self.set_in_use(node);
+                self.work.mark(object.key());
+                let node_name = name(&node.metadata).to_owned();
+                let pods: Vec<Key> = self.cache.find(Index::PodsByNode, &node_name).cloned().collect();
+                pods.iter().for_each(|pod| self.update_pod(pod));
+                let items: Vec<Key> = self.pairs.iter().filter(|(_, pair)| pair.node == node_name).map(|(item, _)| item.clone()).collect();
+                items.into_iter().for_each(|item| self.work.mark_gently(item));
+            }
+            Object::VolumeAttachment(attachment) => {
+                let failing = attachment
+                    .status
+                    .as_ref()
+                    .is_some_and(|status| !status.attached && (status.attach_error.is_some() || status.detach_error.is_some()));
+                // An error must not cut the backoff that it starts.
+                if failing { self.work.mark_gently(object.key()) } else { self.work.mark(object.key()) }
+            }
+            Object::CSIDriver(_) => {
+                for pod in self.cache.keys(&Kind::Pod) {
+                    self.update_pod(&pod);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn update_pods_of(&mut self, claim: &str) {
+        let pods: Vec<Key> = self.cache.find(Index::PodsByClaim, claim).cloned().collect();
+        pods.iter().for_each(|pod| self.update_pod(pod));
+    }
+
+    fn fired(&mut self, fired: &Timer, out: &mut Vec<Effect>) {
+        let pair = self.pairs.get(&fired.item).cloned();
+        match (fired.purpose, pair) {
+            (Purpose::ForceDetach, Some(pair)) => {
+                if let Some(have) = self.have.get_mut(&pair) {
+                    have.expired = have.detach_requested;
+                }
+                self.work.mark_gently(fired.item.clone());
+            }
+            (Purpose::Deadline, Some(pair)) => {
+                let (driver, handle) = pair.parts().unwrap_or_default();
+                match self.have.get(&pair).map(|have| have.op) {
+                    Some(Op::Attaching) => {
+                        let why = format!("timed out waiting for external-attacher of {driver} CSI driver to attach volume {handle}");
+                        self.attach_failed(&fired.item, &pair, &why, out);
+                    }
+                    Some(Op::Detaching) => self.detach_failed(&fired.item, &pair, out),
+                    Some(Op::Idle | Op::Unreporting) | None => {}
+                }
+            }
+            _ => self.work.retry(&fired.item),
+        }
+    }
+
+    fn sync_pair(&mut self, item: &Key, pair: &Pair, out: &mut Vec<Effect>) {
+        let is_wanted = self.wanted.contains_key(pair);
+        match (self.have.get(pair).map(|have| (have.op, have.confirmed)), is_wanted) {
+            (None, false) => {
+                self.pairs.remove(item);
+                self.work.forget(item, out);
+            }
+            (Some((Op::Attaching, _)), _) => self.go_on_attaching(item, pair, out),
+            (Some((Op::Detaching, _)), _) => self.go_on_detaching(item, pair, out),
+            (Some((Op::Unreporting, _)), true) => {
+                self.give_up_detach(pair);
+                self.work.mark(item.clone());
+            }
+            (Some((Op::Unreporting, _)), false) => self.go_on_unreporting(item, pair, out),
+            (Some((Op::Idle, true)), true) => self.keep(item, pair, out),
+            (None | Some((Op::Idle, false)), true) => self.start_attach(item, pair, out),
+            (Some((Op::Idle, _)), false) => self.start_detach(item, pair, out),
+        }
+    }
+
+    /// Attached and wanted: a detach that was asked for before is off.
+    fn keep(&mut self, item: &Key, pair: &Pair, out: &mut Vec<Effect>) {
+        let Some(have) = self.have.get_mut(pair) else { return };
+        if have.detach_requested {
+            have.detach_requested = false;
+            have.expired = false;
+            out.push(Effect::Disarm(timer(Purpose::ForceDetach, item)));
+        }
+        if !have.reported {
+            have.reported = true;
+            self.work.mark(Key::new(Kind::Node, "", &pair.node));
+        }
+    }
+
+    /// Other pairs of the same volume.
+    fn siblings<'a>(&'a self, pair: &'a Pair) -> impl Iterator<Item = (&'a Pair, &'a Have)> {
+        let first = Pair { volume: pair.volume.clone(), node: String::new() };
+        self.have.range(first..).take_while(|(other, _)| other.volume == pair.volume).filter(move |(other, _)| *other != pair)
+    }
+
+    fn mark_siblings(&mut self, pair: &Pair) {
+        let items: Vec<Key> = self.pairs.iter().filter(|(_, other)| other.volume == pair.volume).map(|(item, _)| item.clone()).collect();
+        items.into_iter().for_each(|item| self.work.mark_gently(item));
+    }
+
+    /// Whether an operation of another node on a volume that only one node may have holds this one up.
+    fn is_locked(&self, pair: &Pair) -> bool {
+        !self.multi_attach(pair) && self.siblings(pair).any(|(_, have)| have.op != Op::Idle)
+    }
+
+    fn start_attach(&mut self, item: &Key, pair: &Pair, out: &mut Vec<Effect>) {
+        if self.is_locked(pair) {
+            return;
+        }
+        // As in the real controller an uncertain attachment elsewhere does not count (§10 F6); EC2 itself refuses.
+        let elsewhere: Vec<String> = self.siblings(pair).filter(|(_, have)| have.confirmed).map(|(other, _)| other.node.clone()).collect();
+        if !self.multi_attach(pair) && !elsewhere.is_empty() {
+            return self.tell_multi_attach(pair, &elsewhere, out);
+        }
+        let existing = self.cache.at::<VolumeAttachment>(item);
+        if existing.is_some_and(|attachment| attachment.metadata.deletion_timestamp.is_some()) {
+            return; // Its end is a watch event.
+        }
+        if !self.have.contains_key(pair) {
+            self.had(pair.clone(), false);
+        }
+        if let Some(have) = self.have.get_mut(pair) {
+            have.op = Op::Attaching;
+        }
+        out.push(Effect::Arm(timer(Purpose::Deadline, item), OPERATION));
+        self.go_on_attaching(item, pair, out);
+    }
+
+    fn go_on_attaching(&mut self, item: &Key, pair: &Pair, out: &mut Vec<Effect>) {
+        let Some(attachment) = self.cache.at::<VolumeAttachment>(item).cloned() else {
+            let Some(attachment) = self.attachment(item, pair) else {
+                // Nobody wants it any more and there is nothing to wait for.
+                return self.end(item, pair, out);
+            };
+            self.work.write(item, Write::create(attachment), out);
+            return;
+        };
+        let status = attachment.status.clone().unwrap_or_default();
+        if attachment.metadata.deletion_timestamp.is_some() {
+            let why = format!("volume attachment {} is being deleted", name(&attachment.metadata));
+            return self.attach_failed(item, pair, &why, out);
+        }
+        if status.attached {
+            if let Some(have) = self.have.get_mut(pair) {
+                have.op = Op::Idle;
+                have.confirmed = true;
+                have.reported = true;
+            }
+            self.work.succeed(item);
+            out.push(Effect::Disarm(timer(Purpose::Deadline, item)));
+            self.tell_pods(pair, false, |volume| format!("AttachVolume.Attach succeeded for volume \"{volume}\" "), out);
+            self.work.mark(Key::new(Kind::Node, "", &pair.node));
+            self.work.mark(item.clone());
+            self.mark_siblings(pair);
+        } else if let Some(error) = status.attach_error {
+            self.attach_failed(item, pair, error.message.as_deref().unwrap_or(""), out);
+        }
+    }
+
+    fn attach_failed(&mut self, item: &Key, pair: &Pair, why: &str, out: &mut Vec<Effect>) {
+        if let Some(have) = self.have.get_mut(pair) {
+            have.op = Op::Idle;
+            have.confirmed = false;
+        }
+        out.push(Effect::Disarm(timer(Purpose::Deadline, item)));
+        self.tell_pods(pair, true, |volume| format!("AttachVolume.Attach failed for volume \"{volume}\" : {why}"), out);
+        self.work.fail(item, Backoff::OPERATION, out);
+        if !self.wanted.contains_key(pair) {
+            // A detach does not wait for the backoff of an attach.
+            self.work.succeed(item);
+        }
+        self.mark_siblings(pair);
+    }
+
+    fn start_detach(&mut self, item: &Key, pair: &Pair, out: &mut Vec<Effect>) {
+        if self.is_locked(pair) {
+            return;
+        }
+        let in_use = self.in_use.get(&pair.node).is_some_and(|volumes| volumes.contains(&pair.volume));
+        let (healthy, out_of_service) = self.health(&pair.node);
+        let Some(have) = self.have.get_mut(pair) else { return };
+        if !have.detach_requested {
+            have.detach_requested = true;
+            out.push(Effect::Arm(timer(Purpose::ForceDetach, item), FORCE_DETACH));
+        }
+        if in_use && !(have.expired && !healthy) && !out_of_service {
+            return;
+        }
+        have.op = Op::Unreporting;
+        have.reported = false;
+        self.go_on_unreporting(item, pair, out);
+    }
+
+    /// First the write that takes the volume off the node's list, then the live read.
+    fn go_on_unreporting(&mut self, item: &Key, pair: &Pair, out: &mut Vec<Effect>) {
+        let key = Key::new(Kind::Node, "", &pair.node);
+        let reports = self.cache.at::<Node>(&key).is_some_and(|node| attached_of(node).any(|volume| volume == pair.volume));
+        if reports {
+            if let Some(write) = self.report(&key) {
+                self.work.write(item, write, out);
+            }
+            return;
+        }
+        self.work.read(item, key, out);
+    }
+
+    /// The live read has shown the node; none: there is no such node.
+    fn verified(&mut self, item: &Key, node: Option<&Object>, out: &mut Vec<Effect>) {
+        let Some(pair) = self.pairs.get(item).cloned() else { return };
+        if self.work.is_backing_off(item) || self.have.get(&pair).is_none_or(|have| have.op != Op::Unreporting) {
+            return;
+        }
+        if self.wanted.contains_key(&pair) {
+            return; // The sync gives the detach up.
+        }
+        let (_, out_of_service) = self.health(&pair.node);
+        let forced = self.have.get(&pair).is_some_and(|have| have.expired) || out_of_service;
+        if let Some(Object::Node(node)) = node {
+            if attached_of(node).any(|volume| volume == pair.volume) {
+                return; // The list in the cache is now this one: the sync writes again.
+            }
+            let in_use = node.status.iter().flat_map(|status| status.volumes_in_use.iter().flatten()).any(|volume| *volume == pair.volume);
+            if in_use && !forced {
+                self.give_up_detach(&pair);
+                self.work.fail(item, Backoff::OPERATION, out);
+                return;
+            }
+        }
+        if let Some(have) = self.have.get_mut(&pair) {
+            have.op = Op::Detaching;
+        }
+        out.push(Effect::Arm(timer(Purpose::Deadline, item), OPERATION));
+    }
+
+    fn give_up_detach(&mut self, pair: &Pair) {
+        if let Some(have) = self.have.get_mut(pair) {
+            have.op = Op::Idle;
+            have.reported = true;
+        }
+        self.work.mark(Key::new(Kind::Node, "", &pair.node));
+        self.mark_siblings(pair);
+    }
+
+    fn go_on_detaching(&mut self, item: &Key, pair: &Pair, out: &mut Vec<Effect>) {
+        match self.cache.at::<VolumeAttachment>(item).cloned() {
+            None => self.end(item, pair, out),
+            Some(attachment) if attachment.metadata.deletion_timestamp.is_none() => {
+                self.work.write(item, Write::delete(item.clone()), out);
+            }
+            Some(attachment) => {
+                if attachment.status.as_ref().is_some_and(|status| status.detach_error.is_some()) {
+                    self.detach_failed(item, pair, out);
+                }
+            }
+        }
+    }
+
+    fn detach_failed(&mut self, item: &Key, pair: &Pair, out: &mut Vec<Effect>) {
+        if let Some(have) = self.have.get_mut(pair) {
+            have.op = Op::Idle;
+            // It must be attached anew before it is reported again.
+            have.confirmed = false;
+        }
+        out.push(Effect::Disarm(timer(Purpose::Deadline, item)));
+        self.work.fail(item, Backoff::OPERATION, out);
+        self.mark_siblings(pair);
+    }
+
+    /// The attachment is gone.
+    fn end(&mut self, item: &Key, pair: &Pair, out: &mut Vec<Effect>) {
+        self.have.remove(pair);
+        out.push(Effect::Disarm(timer(Purpose::Deadline, item)));
+        out.push(Effect::Disarm(timer(Purpose::ForceDetach, item)));
+        self.work.succeed(item);
+        self.work.mark(item.clone());
+        self.work.mark(Key::new(Kind::Node, "", &pair.node));
+        self.mark_siblings(pair);
+    }
+
+    /// The new VolumeAttachment; none when no pod names its volume.
+    fn attachment(&self, item: &Key, pair: &Pair) -> Option<VolumeAttachment> {
+        let wanted = self.wanted.get(pair)?;
+        let (driver, _) = pair.parts()?;
+        Some(VolumeAttachment {
+            metadata: ObjectMeta { name: Some(item.name.to_string()), ..ObjectMeta::default() },
+            spec: VolumeAttachmentSpec {
+                attacher: driver.to_owned(),
+                node_name: pair.node.clone(),
+                source: VolumeAttachmentSource { persistent_volume_name: Some(wanted.volume.clone()), ..VolumeAttachmentSource::default() },
+            },
+            status: None,
+        })
+    }
+
+    fn sync_node(&mut self, item: &Key, out: &mut Vec<Effect>) {
+        if let Some(write) = self.report(item) {
+            self.work.write(item, write, out);
+        }
+    }
+
+    /// The write that makes a node's `volumesAttached` true; none when it is.
+    fn report(&self, key: &Key) -> Option<Write> {
+        let node = self.cache.at::<Node>(key)?;
+        if !desired::is_managed(node) {
+            return None;
+        }
+        let should: BTreeSet<&str> = self
+            .have
+            .iter()
+            .filter(|(pair, have)| pair.node == *key.name && have.confirmed && have.reported)
+            .map(|(pair, _)| pair.volume.as_str())
+            .collect();
+        let is: BTreeSet<String> = attached_of(node).collect();
+        if should.len() == is.len() && should.iter().all(|volume| is.contains(*volume)) {
+            return None;
+        }
+        let list: Vec<_> = should.iter().map(|volume| json!({"name": volume, "devicePath": ""})).collect();
+        Some(Write::Patch {
+            key: key.clone(),
+            patch: Patch::Merge(json!({"status": {"volumesAttached": list}})),
+            subresource: Subresource::Status,
+        })
+    }
+
+    /// Whether the node is Ready, and whether it is tainted out of service.
+    fn health(&self, node: &str) -> (bool, bool) {
+        let Some(node) = self.cache.get::<Node>("", node) else { return (false, false) };
+        let ready = node
+            .status
+            .iter()
+            .flat_map(|status| status.conditions.iter().flatten())
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let out_of_service = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).any(|taint| taint.key == OUT_OF_SERVICE);
+        (ready, out_of_service)
+    }
+
+    fn tell_pods(&self, pair: &Pair, is_warning: bool, message: impl Fn(&str) -> String, out: &mut Vec<Effect>) {
+        let Some(wanted) = self.wanted.get(pair) else { return };
+        for pod in wanted.pods.iter().filter_map(|pod| self.cache.at::<Pod>(pod)) {
+            let message = message(&wanted.volume);
+            out.push(Effect::Record(if is_warning {
+                EventRecord::warning(&**pod, "FailedAttachVolume", message, COMPONENT)
+            } else {
+                EventRecord::normal(&**pod, "SuccessfulAttachVolume", message, COMPONENT)
+            }));
+        }
+    }
+
+    fn tell_multi_attach(&mut self, pair: &Pair, elsewhere: &[String], out: &mut Vec<Effect>) {
+        let Some(wanted) = self.wanted.get_mut(pair) else { return };
+        if std::mem::replace(&mut wanted.multi_attach_told, true) {
+            return;
+        }
+        let (volume, pods) = (wanted.volume.clone(), wanted.pods.clone());
+        let others: Vec<Key> = elsewhere
+            .iter()
+            .filter_map(|node| self.wanted.get(&Pair { volume: pair.volume.clone(), node: node.clone() }))
+            .flat_map(|wanted| wanted.pods.iter().cloned())
+            .collect();
+        for key in &pods {
+            let Some(pod) = self.cache.at::<Pod>(key) else { continue };
+            let why = if others.is_empty() {
+                "Volume is already exclusively attached to one node and can't be attached to another".to_owned()
+            } else {
+                let local: Vec<&str> = others.iter().filter(|other| other.namespace == key.namespace).map(|other| &*other.name).collect();
+                let foreign = others.len() - local.len();
+                match (local.is_empty(), foreign) {
+                    (true, foreign) => format!("Volume is already used by {foreign} pod(s) in different namespaces"),
+                    (false, 0) => format!("Volume is already used by pod(s) {}", local.join(", ")),
+                    (false, foreign) => {
+                        format!("Volume is already used by pod(s) {} and {foreign} pod(s) in different namespaces", local.join(", "))
+                    }
+                }
+            };
+            let message = format!("Multi-Attach error for volume \"{volume}\" {why}");
+            out.push(Effect::Record(EventRecord::warning(&**pod, "FailedAttachVolume", message, COMPONENT)));
+        }
+    }
+
+    /// Whether several nodes may have the volume: RWX or ROX, or its access modes are not known.
+    fn multi_attach(&self, pair: &Pair) -> bool {
+        let named = self.wanted.get(pair).map(|wanted| wanted.volume.clone()).or_else(|| {
+            let attachment = self.cache.at::<VolumeAttachment>(&pair.item())?;
+            attachment.spec.source.persistent_volume_name.clone()
+        });
+        let Some(volume) = named.and_then(|volume| self.cache.get::<PersistentVolume>("", &volume).cloned()) else { return true };
+        let modes = volume.spec.as_ref().and_then(|spec| spec.access_modes.clone()).unwrap_or_default();
+        modes.is_empty() || modes.iter().any(|mode| mode == "ReadWriteMany" || mode == "ReadOnlyMany")
+    }
+}
+
+fn attached_of(node: &Node) -> impl Iterator<Item = String> {
+    let attached = node.status.as_ref().and_then(|status| status.volumes_attached.clone()).unwrap_or_default();
+    attached.into_iter().map(|volume| volume.name)
+}
+
+#[cfg(test)]
+mod tests;

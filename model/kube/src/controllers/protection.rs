@@ -1,0 +1,110 @@
+//! The protection controllers (§1.7): a claim that a scheduled pod uses and a volume that is bound stay until they are not.
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+
+use super::{claims_of, drop_finalizer, has_finalizer, is_finished, name, namespace, node_of};
+use crate::machine::{Backoff, Cache, Effect, Index, Input, Queue, Reject};
+use crate::object::{Key, Kind, Object, Typed};
+use crate::write::Write;
+
+pub const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
+pub const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+
+/// Adds or drops the finalizer, as the object's state asks for.
+fn protect<T: Typed>(work: &mut Queue, item: &Key, object: &T, finalizer: &str, is_used: bool, out: &mut Vec<Effect>) {
+    let metadata = object.metadata();
+    let mut updated = object.clone();
+    match (metadata.deletion_timestamp.is_some(), has_finalizer(metadata, finalizer)) {
+        (true, true) if !is_used => drop_finalizer(updated.metadata_mut(), finalizer),
+        (false, false) => updated.metadata_mut().finalizers.get_or_insert_default().push(finalizer.to_owned()),
+        (true, _) | (false, true) => return,
+    }
+    work.write(item, Write::Update { object: T::wrap(updated.into()), subresource: crate::write::Subresource::None }, out);
+}
+
+/// `pvc-protection-controller`.
+#[derive(Debug, Clone, Default)]
+pub struct ClaimProtection {
+    cache: Cache,
+    work: Queue,
+}
+
+impl ClaimProtection {
+    pub fn step(&mut self, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
+        match input {
+            Input::Booted => self.work.boot(),
+            Input::Changed(change) => {
+                self.cache.apply(change);
+                match change.object() {
+                    Object::Pod(pod) => {
+                        let namespace = namespace(&pod.metadata).to_owned();
+                        for claim in claims_of(pod).collect::<Vec<_>>() {
+                            self.work.mark(Key::new(Kind::PersistentVolumeClaim, &namespace, &claim));
+                        }
+                    }
+                    object => self.work.mark(object.key()),
+                }
+            }
+            Input::Written { call, result } => {
+                self.work.answer(&mut self.cache, *call, result, Backoff::CONTROLLER, out)?;
+            }
+            Input::Fired(timer) => self.work.retry(&timer.item),
+            Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
+        }
+        while let Some(item) = self.work.next() {
+            let Some(claim) = self.cache.at::<PersistentVolumeClaim>(&item).cloned() else {
+                self.work.forget(&item, out);
+                continue;
+            };
+            let is_used = self.is_used(&claim);
+            protect(&mut self.work, &item, &*claim, CLAIM_FINALIZER, is_used, out);
+        }
+        Ok(())
+    }
+
+    /// Whether a scheduled pod refers to it. A finished pod blocks an ordinary claim too, until the pod object is gone; the claim
+    /// that was made for a pod is free as soon as that pod has finished.
+    fn is_used(&self, claim: &PersistentVolumeClaim) -> bool {
+        let address = format!("{}/{}", namespace(&claim.metadata), name(&claim.metadata));
+        self.cache.found::<Pod>(Index::PodsByClaim, &address).any(|pod| {
+            let owned = claim.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref());
+            !node_of(pod).is_empty() && !(owned && is_finished(pod))
+        })
+    }
+}
+
+/// `pv-protection-controller`.
+#[derive(Debug, Clone, Default)]
+pub struct VolumeProtection {
+    cache: Cache,
+    work: Queue,
+}
+
+impl VolumeProtection {
+    pub fn step(&mut self, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
+        match input {
+            Input::Booted => self.work.boot(),
+            Input::Changed(change) => {
+                self.cache.apply(change);
+                self.work.mark(change.object().key());
+            }
+            Input::Written { call, result } => {
+                self.work.answer(&mut self.cache, *call, result, Backoff::CONTROLLER, out)?;
+            }
+            Input::Fired(timer) => self.work.retry(&timer.item),
+            Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
+        }
+        while let Some(item) = self.work.next() {
+            let Some(volume) = self.cache.at::<PersistentVolume>(&item).cloned() else {
+                self.work.forget(&item, out);
+                continue;
+            };
+            let is_bound = volume.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
+            protect(&mut self.work, &item, &*volume, VOLUME_FINALIZER, is_bound, out);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
