@@ -1,0 +1,164 @@
+//! One mount: a superblock, its kernel connection, the threads that answer it.
+//!
+//! The server makes the superblock and a detached mount of it (fsopen, fsmount); whoever asked moves that to its place,
+//! also in another mount namespace. So the connection's PID namespace is the server's, a mount nobody takes disappears by
+//! itself, and the server stays when the mounter exits.
+
+use super::fuse::{Cache, EfsServer, OpenState};
+use crate::fs::Fs;
+use fuser::{Config, Session, SessionACL};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
+use serde::{Deserialize, Serialize};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// The source that `mount` shows, as mount.efs through its local proxy.
+pub const SOURCE: &str = "127.0.0.1:/";
+/// Shown as file system type `fuse.efs`.
+const SUBTYPE: &str = "efs";
+
+/// How a mount looks to its users.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct View {
+    pub read_only: bool,
+    pub no_suid: bool,
+    pub no_dev: bool,
+    pub no_exec: bool,
+    pub no_atime: bool,
+    pub no_dir_atime: bool,
+    pub sync: bool,
+    pub dir_sync: bool,
+}
+
+/// A mount that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    #[error("open /dev/fuse (is the kernel module fuse loaded, and does this node have the device?)")]
+    Device(#[source] Errno),
+    #[error("make a FUSE superblock ({step})")]
+    Superblock { step: &'static str, source: Errno },
+    #[error("start the FUSE session")]
+    Session(#[source] std::io::Error),
+}
+
+/// A session that serves a mount. It ends when the mount is gone everywhere.
+#[derive(Debug)]
+pub struct Running {
+    /// Minor device number: the name of the connection in fusectl, `0:<minor>` in mountinfo.
+    pub minor: u32,
+    thread: JoinHandle<()>,
+}
+
+/// Serves `fs`: returns the detached mount, to be moved to its place by move_mount(2).
+pub fn mount(
+    fs: Arc<Fs<OpenState>>,
+    view: View,
+    cache: Cache,
+    passthrough: bool,
+    one_identity: bool,
+) -> Result<(OwnedFd, Running), MountError> {
+    let device = rustix::fs::open(c"/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(MountError::Device)?;
+    let superblock = superblock(&device, view)?;
+    let mut config = Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(workers());
+    config.clone_fd = true;
+    let server = EfsServer::new(fs, cache, passthrough, one_identity);
+    // The kernel has queued INIT with the superblock, so this does not wait for anybody.
+    let session = Session::from_fd(server, device, SessionACL::All, config).map_err(MountError::Session)?;
+    let thread = std::thread::Builder::new()
+        .name("efs-session".into())
+        .spawn(move || {
+            if let Err(error) = session.run() {
+                tracing::warn!(%error, "an EFS session ended");
+            }
+        })
+        .map_err(MountError::Session)?;
+    let mounted = rustix::mount::fsmount(&superblock, FsMountFlags::FSMOUNT_CLOEXEC, attributes(view))
+        .map_err(|source| MountError::Superblock { step: "fsmount", source })?;
+    let stat = rustix::fs::statx(&mounted, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)
+        .map_err(|source| MountError::Superblock { step: "statx", source })?;
+    Ok((mounted, Running { minor: stat.stx_dev_minor, thread }))
+}
+
+fn superblock(device: &OwnedFd, view: View) -> Result<OwnedFd, MountError> {
+    let step = |step| move |source| MountError::Superblock { step, source };
+    let superblock = rustix::mount::fsopen(c"fuse", FsOpenFlags::FSOPEN_CLOEXEC).map_err(step("fsopen"))?;
+    let fd = device.as_raw_fd().to_string();
+    let options = [("source", SOURCE), ("subtype", SUBTYPE), ("fd", &fd), ("rootmode", "40000"), ("user_id", "0"), ("group_id", "0")];
+    for (key, value) in options {
+        rustix::mount::fsconfig_set_string(&superblock, key, value).map_err(step(key))?;
+    }
+    let flags = [("allow_other", true), ("ro", view.read_only), ("sync", view.sync), ("dirsync", view.dir_sync)];
+    for (key, _) in flags.into_iter().filter(|(_, set)| *set) {
+        rustix::mount::fsconfig_set_flag(&superblock, key).map_err(step(key))?;
+    }
+    rustix::mount::fsconfig_create(&superblock).map_err(step("create"))?;
+    Ok(superblock)
+}
+
+fn attributes(view: View) -> MountAttrFlags {
+    let chosen = [
+        (view.read_only, MountAttrFlags::MOUNT_ATTR_RDONLY),
+        (view.no_suid, MountAttrFlags::MOUNT_ATTR_NOSUID),
+        (view.no_dev, MountAttrFlags::MOUNT_ATTR_NODEV),
+        (view.no_exec, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+        (view.no_atime, MountAttrFlags::MOUNT_ATTR_NOATIME),
+        (view.no_dir_atime, MountAttrFlags::MOUNT_ATTR_NODIRATIME),
+    ];
+    chosen.into_iter().filter(|(set, _)| *set).fold(MountAttrFlags::empty(), |all, (_, flag)| all | flag)
+}
+
+/// Enough that a few slow requests (fsync) do not stop the others.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(4, |n| n.get() * 2).clamp(4, 16)
+}
+
+impl Running {
+    /// The mount is gone and all threads have ended.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits until the mount is gone.
+    pub fn join(self) {
+        // A panic in the session was reported by its thread.
+        let _ = self.thread.join();
+    }
+
+    /// Takes this mount out of the caller's mount namespace wherever it is visible, and cuts the connection, so that
+    /// mounts elsewhere fail too instead of waiting for ever.
+    pub fn abort(&self) {
+        for target in targets(self.minor) {
+            if let Err(error) = rustix::mount::unmount(&target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+                tracing::warn!(%error, target = %target.display(), "cannot unmount an EFS mount");
+            }
+        }
+        if let Err(error) = cut(self.minor) {
+            tracing::debug!(%error, minor = self.minor, "cannot cut a FUSE connection; it is gone already, or the unmount ended it");
+        }
+    }
+}
+
+/// Where this mount is visible, the innermost last mounted first.
+fn targets(minor: u32) -> Vec<PathBuf> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let device = format!("0:{minor}");
+    let mut found: Vec<_> = crate::mount_efs::mountinfo::parse(&table).filter(|m| m.device == device).map(|m| m.target).collect();
+    found.reverse();
+    found
+}
+
+/// Aborts a connection through a fusectl of our own: it need not be mounted anywhere.
+fn cut(minor: u32) -> Result<(), Errno> {
+    let superblock = rustix::mount::fsopen(c"fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_create(&superblock)?;
+    let connections = rustix::mount::fsmount(&superblock, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    let abort = rustix::fs::openat(&connections, format!("{minor}/abort"), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&abort, b"1").map(|_| ())
+}
