@@ -1,6 +1,5 @@
 //! Scenarios: a YAML language for exercises and incidents of the storage path, a runner that plays one file either in
 //! virtual time ([`world`]) or against a running ebbtide with real devices ([`live`]), and the invariants that both watch.
-#![allow(clippy::disallowed_methods)] // the shell reads the clock and performs I/O; `world` itself does neither
 
 pub mod engine;
 pub mod invariants;

@@ -1,6 +1,7 @@
 //! Plays a scenario in any world: one interpreter for virtual time and for real devices.
 
 mod operations;
+pub(crate) use operations::target_of;
 mod teardown;
 #[cfg(test)]
 mod tests;

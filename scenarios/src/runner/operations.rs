@@ -71,7 +71,7 @@ fn fill_target(target: &Target, variables: &Variables) -> Result<Target, Unset> 
 }
 
 /// The name of an object as written in a manifest.
-pub(super) fn target_of(object: &Value) -> Target {
+pub(crate) fn target_of(object: &Value) -> Target {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     Target {
         api_version: text("/apiVersion"),
