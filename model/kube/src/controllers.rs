@@ -240,3 +240,6 @@ pub fn class_of_volume(volume: &PersistentVolume) -> &str {
         .or_else(|| volume.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()))
         .unwrap_or("")
 }
+
+#[cfg(test)]
+mod tests;

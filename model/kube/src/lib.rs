@@ -14,4 +14,6 @@ pub mod resource;
 pub mod scheduler;
 pub mod selector;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod write;
