@@ -112,6 +112,9 @@ impl Aws {
     pub fn step(&mut self, at: At, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
         match input {
             Input::Ec2(input) => {
+                if let ec2::Input::Command(command) = input {
+                    self.check_across(command)?;
+                }
                 let mut effects = Vec::new();
                 self.ec2.step(at, input, &mut effects)?;
                 out.extend(effects.into_iter().map(Effect::Ec2));
@@ -123,6 +126,22 @@ impl Aws {
             }
         }
         Ok(())
+    }
+
+    /// What EC2 refuses because of EFS: a security group that a mount target's interface carries.
+    fn check_across(&self, command: &ec2::Command) -> Result<(), ec2::Reject> {
+        if let ec2::Command::DeleteSecurityGroup { group_id } = command
+            && self.efs.mount_targets().any(|target| target.security_groups.contains(group_id))
+        {
+            return Err(ec2::Reject::GroupInUse { group: group_id.clone() });
+        }
+        Ok(())
+    }
+
+    /// Whether EC2 would accept a command: what a dry run answers.
+    pub fn dry_run(&self, command: &ec2::Command) -> Result<(), ec2::Reject> {
+        self.ec2.dry_run(command)?;
+        self.check_across(command)
     }
 
     /// The records that changed since the last call, to be saved together before any effect starts or reply leaves.

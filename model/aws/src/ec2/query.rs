@@ -57,7 +57,7 @@ impl State {
     }
 
     /// A page of a list that is short by nature; tokens count what came before.
-    fn page<T>(&self, items: impl Iterator<Item = T>, paging: &Paging, ids: bool) -> Result<Page<T>, Reject> {
+    pub fn page<T>(&self, items: impl Iterator<Item = T>, paging: &Paging, ids: bool) -> Result<Page<T>, Reject> {
         let (most, after) = self.open(paging, ids)?;
         let skip = usize::try_from(after.unwrap_or(0)).unwrap_or(usize::MAX);
         let mut items = items.skip(skip);
