@@ -70,9 +70,7 @@ impl State {
             (None, None, Some(id)) => self.access_point(id)?.file_system,
             (None, Some(id), None) => return Ok(Page { items: vec![self.mount_target(id)?], next: None }),
             _ => {
-                return Err(Reject::BadRequest(
-                    "Exactly one of FileSystemId, MountTargetId and AccessPointId must be given.".to_owned(),
-                ));
+                return Err(Reject::BadRequest("Exactly one of FileSystemId, MountTargetId and AccessPointId must be given.".to_owned()));
             }
         };
         Ok(page(self.targets_of(key).filter(|(target, _)| *target > after), most))

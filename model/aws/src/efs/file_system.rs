@@ -289,12 +289,7 @@ impl State {
         Ok(Reply::FileSystem(Box::new(reply), self.targets(key)))
     }
 
-    pub(super) fn update_file_system(
-        &mut self,
-        id: &str,
-        mode: Option<ThroughputMode>,
-        kibps: Option<u64>,
-    ) -> Result<Reply, Reject> {
+    pub(super) fn update_file_system(&mut self, id: &str, mode: Option<ThroughputMode>, kibps: Option<u64>) -> Result<Reply, Reject> {
         let row = self.file_system(id)?;
         let mode = mode.unwrap_or(row.throughput_mode);
         if row.performance_mode == PerformanceMode::MaxIo && mode == ThroughputMode::Elastic {
@@ -308,11 +303,23 @@ impl State {
 
     pub(super) fn put_lifecycle(&mut self, id: &str, policies: &[LifecyclePolicy]) -> Result<Reply, Reject> {
         const AFTER: [&str; 10] = [
-            "AFTER_1_DAY", "AFTER_7_DAYS", "AFTER_14_DAYS", "AFTER_30_DAYS", "AFTER_60_DAYS", "AFTER_90_DAYS", "AFTER_180_DAYS",
-            "AFTER_270_DAYS", "AFTER_365_DAYS", "AFTER_1_ACCESS",
+            "AFTER_1_DAY",
+            "AFTER_7_DAYS",
+            "AFTER_14_DAYS",
+            "AFTER_30_DAYS",
+            "AFTER_60_DAYS",
+            "AFTER_90_DAYS",
+            "AFTER_180_DAYS",
+            "AFTER_270_DAYS",
+            "AFTER_365_DAYS",
+            "AFTER_1_ACCESS",
         ];
         if policies.len() > 3 {
-            return Err(Reject::invalid("lifecyclePolicies", policies.len().to_string(), "Member must have length less than or equal to 3"));
+            return Err(Reject::invalid(
+                "lifecyclePolicies",
+                policies.len().to_string(),
+                "Member must have length less than or equal to 3",
+            ));
         }
         let mut seen = [false; 3];
         for policy in policies {
@@ -394,13 +401,7 @@ impl State {
                 out.push(Effect::Arm(Timer::FileSystem(key), RETRY));
             }
             (
-                Have::Making
-                | Have::Settling
-                | Have::Made
-                | Have::Metering
-                | Have::Failed(_)
-                | Have::Removing
-                | Have::Stuck(_),
+                Have::Making | Have::Settling | Have::Made | Have::Metering | Have::Failed(_) | Have::Removing | Have::Stuck(_),
                 Work::Make(_) | Work::Remove(_) | Work::Meter(_),
                 _,
             ) => {}

@@ -93,9 +93,7 @@ impl State {
         let Ok(key) = self.file_system_key(id) else { return Err(unresolved(format!("The file system {id} is not found"))) };
         let mut targets = self.targets_of(key).map(|(_, target)| target).peekable();
         if targets.peek().is_none() {
-            return Err(unresolved(format!(
-                "Cannot find mount target for the file system {id}, please create a mount target in {zone}."
-            )));
+            return Err(unresolved(format!("Cannot find mount target for the file system {id}, please create a mount target in {zone}.")));
         }
         let available: Vec<&MountTarget> = targets.filter(up).collect();
         if available.is_empty() {

@@ -83,12 +83,7 @@ impl State {
         }
     }
 
-    pub(super) fn create_mount_target(
-        &mut self,
-        ec2: &ec2::State,
-        new: &NewMountTarget,
-        out: &mut Vec<Effect>,
-    ) -> Result<Reply, Reject> {
+    pub(super) fn create_mount_target(&mut self, ec2: &ec2::State, new: &NewMountTarget, out: &mut Vec<Effect>) -> Result<Reply, Reject> {
         let file_system = self.available(&new.file_system_id)?;
         let Some(parent) = self.file_systems.get(file_system) else { return Err(Reject::NoFileSystem(new.file_system_id.clone())) };
         let file_system_id = parent.id.clone();

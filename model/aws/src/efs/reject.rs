@@ -56,7 +56,9 @@ pub enum Reject {
     NoAccessPoint(String),
     #[error("Access point already exists with creation token {token}")]
     AccessPointExists { id: String, token: String },
-    #[error("You have reached the maximum number of access points ({most}) for your file system {id}. Delete an access point and add a new one.")]
+    #[error(
+        "You have reached the maximum number of access points ({most}) for your file system {id}. Delete an access point and add a new one."
+    )]
     AccessPointLimit { id: String, most: usize },
 }
 
