@@ -1,1 +1,19 @@
-//! emulator-node
+//! A node made real: a process tree in namespaces of its own, with its own `/dev` and `/var/lib/kubelet` (design.md §4, §6).
+//!
+//! - [`host`]: start, find, stop and enter a node; what its first process does.
+//! - [`agent`], [`devices`], [`loops`]: the hypervisor's hand in the node: block devices come and go as the AWS side says.
+//! - [`drivers`]: the built-in CSI drivers, controller and node services.
+#![allow(clippy::disallowed_methods)] // the shell reads the clock and performs I/O
+
+pub mod agent;
+pub mod config;
+pub mod devices;
+pub mod drivers;
+pub mod host;
+pub mod loops;
+pub mod mounts;
+pub mod pods;
+
+pub use config::NodeConfig;
+pub use drivers::{ControllersConfig, serve_controllers};
+pub use host::{NodeError, NodeHooks, NodeProcess, exec, find, run, spawn, stop_all};

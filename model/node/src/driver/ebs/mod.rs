@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::{Awaits, CallId, Calls, Effect, Event, Input, Next, Reject, Timer};
 
 pub use names::DEVICE_NAMES;
+pub use parameters::formatting_supported;
 
 /// The driver's name in CSI and in Kubernetes.
 pub const DRIVER: &str = "ebs.csi.aws.com";

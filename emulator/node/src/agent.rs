@@ -1,0 +1,183 @@
+//! The node's agent: a WebSocket to the AWS side, which says over it what devices this node has (model/common/src/agent.rs).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use model_common::agent::{DeviceError, FromAgent, Hello, PROTOCOL, ToAgent};
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_util::sync::CancellationToken;
+
+use crate::NodeConfig;
+use crate::devices::Devices;
+use crate::loops::Loops;
+
+/// Between two attempts to connect.
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const LONGEST_DELAY: Duration = Duration::from_secs(2);
+/// A freeze that nobody ended: a node must not hang because its hypervisor's hand was lost.
+const FREEZE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Why the agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The AWS side does not know this instance, or speaks another protocol: trying again does not help.
+    #[error("the AWS side refused this node: {0}")]
+    Refused(String),
+}
+
+/// Serves the AWS side until `stop`; connects again for ever.
+pub async fn run(config: Arc<NodeConfig>, devices: Arc<Devices>, stop: CancellationToken) -> Result<(), AgentError> {
+    let url = url(&config.aws_endpoint);
+    let mut delay = FIRST_DELAY;
+    loop {
+        let connected = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            connected = tokio_tungstenite::connect_async(&url) => connected,
+        };
+        match connected {
+            Ok((socket, _)) => {
+                tracing::info!(url, "the agent is connected");
+                delay = FIRST_DELAY;
+                let ended = tokio::select! {
+                    () = stop.cancelled() => Ok(()),
+                    ended = talk(socket, &config, &devices) => ended,
+                };
+                let thawing = devices.clone();
+                let _ = tokio::task::spawn_blocking(move || thawing.thaw_all()).await;
+                match ended {
+                    Ok(()) => {}
+                    Err(Lost::Refused(why)) => return Err(AgentError::Refused(why)),
+                    Err(Lost::Connection(error)) => tracing::info!(%error, "the agent lost the AWS side"),
+                }
+            }
+            Err(error) => tracing::debug!(url, %error, "the agent cannot connect"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(delay) => {}
+        }
+        delay = (delay * 2).min(LONGEST_DELAY);
+    }
+}
+
+/// `http://…` as a WebSocket's address.
+fn url(endpoint: &str) -> String {
+    let endpoint = endpoint.trim_end_matches('/');
+    let address = match endpoint.strip_prefix("https://") {
+        Some(rest) => format!("wss://{rest}"),
+        None => format!("ws://{}", endpoint.strip_prefix("http://").unwrap_or(endpoint)),
+    };
+    format!("{address}/_ebbtide/agent")
+}
+
+enum Lost {
+    Refused(String),
+    Connection(Box<tungstenite::Error>),
+}
+
+impl From<tungstenite::Error> for Lost {
+    fn from(error: tungstenite::Error) -> Self {
+        Self::Connection(Box::new(error))
+    }
+}
+
+type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
+
+/// One connection: says hello, then carries calls out, each on its own, and answers them as they end.
+async fn talk(mut socket: Socket, config: &NodeConfig, devices: &Arc<Devices>) -> Result<(), Lost> {
+    let observing = devices.clone();
+    let observed = tokio::task::spawn_blocking(move || observing.observed()).await.unwrap_or_default();
+    let hello = Hello {
+        protocol: PROTOCOL,
+        instance_id: config.instance_id.clone(),
+        node_name: config.name.clone(),
+        availability_zone: config.zone.clone(),
+        instance_type: config.instance_type.clone(),
+        no_devices: Loops::unusable(),
+        devices: observed,
+    };
+    socket.send(text(&FromAgent::Hello(hello))).await?;
+    let (done, mut ended) = mpsc::unbounded_channel::<FromAgent>();
+    loop {
+        tokio::select! {
+            Some(message) = ended.recv() => socket.send(text(&message)).await?,
+            message = socket.next() => match message {
+                None => return Ok(()),
+                Some(Err(error)) => return Err(error.into()),
+                Some(Ok(Message::Text(json))) => match serde_json::from_str::<ToAgent>(&json) {
+                    Ok(ToAgent::Welcome) => tracing::debug!("welcome"),
+                    Ok(ToAgent::Refused { message }) => return Err(Lost::Refused(message)),
+                    Ok(call) => begin(call, devices, &done),
+                    // A message of a newer protocol: unanswered, its call is unknown to the other side when the connection ends.
+                    Err(error) => tracing::warn!(%error, message = %json, "the agent does not understand"),
+                },
+                Some(Ok(Message::Close(_))) => return Ok(()),
+                Some(Ok(_)) => {}
+            },
+        }
+    }
+}
+
+fn text(message: &FromAgent) -> Message {
+    // These types have string keys only, so that they always have a JSON form.
+    Message::text(serde_json::to_string(message).unwrap_or_default())
+}
+
+/// Starts a call on a thread that may block.
+fn begin(call: ToAgent, devices: &Arc<Devices>, done: &mpsc::UnboundedSender<FromAgent>) {
+    let (devices, done) = (devices.clone(), done.clone());
+    tokio::task::spawn_blocking(move || {
+        let Some((call, result)) = carry_out(&devices, call) else { return };
+        // Nobody listens any more: the next Hello tells.
+        let _ = done.send(FromAgent::Done { call, result });
+    });
+}
+
+/// Carries one call out. None for what is no call.
+fn carry_out(devices: &Arc<Devices>, call: ToAgent) -> Option<(u64, Result<(), DeviceError>)> {
+    let (call, what, result) = match call {
+        ToAgent::Welcome | ToAgent::Refused { .. } => return None,
+        ToAgent::Attach { call, device } => {
+            (call, format!("attach {} as {}", device.volume_id, device.device_name), devices.attach(&device))
+        }
+        ToAgent::Detach { call, volume_id, device_name, last, force } => {
+            (call, format!("detach {volume_id} from {device_name}"), devices.detach(&volume_id, &device_name, last, force))
+        }
+        ToAgent::Resize { call, volume_id, size_bytes } => {
+            (call, format!("resize {volume_id} to {size_bytes}"), devices.resize(&volume_id, size_bytes))
+        }
+        ToAgent::Freeze { call, volume_id } => {
+            let result = devices.freeze(&volume_id);
+            if result.is_ok() {
+                thaw_later(devices.clone(), volume_id.clone());
+            }
+            (call, format!("freeze {volume_id}"), result)
+        }
+        ToAgent::Thaw { call, volume_id } => (call, format!("thaw {volume_id}"), devices.thaw(&volume_id)),
+    };
+    match &result {
+        Ok(()) => tracing::info!("{what}: done"),
+        Err(error) => tracing::warn!(%error, "{what}: failed"),
+    }
+    Some((call, result))
+}
+
+fn thaw_later(devices: Arc<Devices>, volume_id: String) {
+    tokio::runtime::Handle::current().spawn(async move {
+        tokio::time::sleep(FREEZE_LIMIT).await;
+        let _ = tokio::task::spawn_blocking(move || devices.thaw(&volume_id)).await;
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        assert_eq!(url("http://127.0.0.1:4566"), "ws://127.0.0.1:4566/_ebbtide/agent");
+        assert_eq!(url("https://h/"), "wss://h/_ebbtide/agent");
+    }
+}

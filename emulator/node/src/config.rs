@@ -1,0 +1,70 @@
+//! What a node is told about itself.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use emulator_common::places::Places;
+use serde::{Deserialize, Serialize};
+
+/// One node. `ebbtide up` writes it beside the node's files; `ebbtide node run --config FILE` reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeConfig {
+    /// The Kubernetes node's name and the host name inside, `ip-10-0-1-10.ec2.internal`.
+    pub name: String,
+    /// `i-` and 17 hex digits.
+    pub instance_id: String,
+    pub region: String,
+    pub zone: String,
+    /// `m5.large`
+    pub instance_type: String,
+    pub internal_ip: String,
+    /// Kubernetes labels beyond those the kubelet sets itself.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// `http://127.0.0.1:4566`
+    pub aws_endpoint: String,
+    /// The Kubernetes API's client configuration; none: no kubelet, only the agent and the drivers.
+    #[serde(default)]
+    pub kubeconfig: Option<PathBuf>,
+    /// The data directory of this ebbtide, absolute.
+    pub data: PathBuf,
+    /// The node plugins of other drivers, instead of the built-in ones: driver name → socket.
+    #[serde(default)]
+    pub drivers: BTreeMap<String, PathBuf>,
+    /// The first loop device number that may be taken.
+    #[serde(default = "first_loop")]
+    pub first_loop: u32,
+}
+
+fn first_loop() -> u32 {
+    1000
+}
+
+impl NodeConfig {
+    pub fn places(&self) -> Places {
+        Places::new(&self.data)
+    }
+
+    /// `aws:///us-east-1a/i-0123…`, as the cloud controller manager sets it.
+    pub fn provider_id(&self) -> String {
+        format!("aws:///{}/{}", self.zone, self.instance_id)
+    }
+}
+
+/// Where things are inside a node.
+pub mod inside {
+    /// The kubelet's directory.
+    pub const KUBELET: &str = "/var/lib/kubelet";
+    /// The node's sockets.
+    pub const RUN: &str = "/run/ebbtide/node";
+    /// Where the EFS server listens for `mount.efs`.
+    pub const EFS_SOCKET: &str = "/run/ebbtide/node/efs.sock";
+    /// Where the kubelet serves logs and exec.
+    pub const KUBELET_SOCKET: &str = "/run/ebbtide/node/kubelet.sock";
+
+    /// The socket of a driver's node plugin.
+    pub fn plugin_socket(driver: &str) -> std::path::PathBuf {
+        std::path::Path::new(KUBELET).join("plugins").join(driver).join("csi.sock")
+    }
+}

@@ -1,0 +1,194 @@
+//! The AWS client of the drivers: EC2's query protocol and EFS's REST over plain HTTP, signed, with the SDK's retries.
+
+mod ec2;
+mod efs;
+mod sign;
+
+use std::time::Duration;
+
+use model_node::driver::cloud::{CloudCall, CloudError, CloudReply};
+
+use sign::Signer;
+
+/// Codes that the SDK retries by itself (ebs.md §1.6, efs.md §1.6).
+const THROTTLES: [&str; 15] = [
+    "Throttling",
+    "ThrottlingException",
+    "ThrottledException",
+    "RequestThrottledException",
+    "TooManyRequestsException",
+    "ProvisionedThroughputExceededException",
+    "TransactionInProgressException",
+    "RequestLimitExceeded",
+    "BandwidthLimitExceeded",
+    "LimitExceededException",
+    "RequestThrottled",
+    "SlowDown",
+    "PriorRequestNotComplete",
+    "EC2ThrottledException",
+    "RequestTimeout",
+];
+/// As the EBS driver sets it.
+const EC2_ATTEMPTS: u32 = 50;
+const EFS_ATTEMPTS: u32 = 5;
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_secs(20);
+
+/// A request before it is signed.
+struct Request {
+    service: &'static str,
+    method: reqwest::Method,
+    path: String,
+    /// Encoded, sorted.
+    query: String,
+    content_type: &'static str,
+    body: String,
+}
+
+/// What came back.
+struct Response {
+    status: u16,
+    body: String,
+    /// `x-amzn-RequestId`, `X-Amzn-ErrorType`.
+    request_id: String,
+    error_type: String,
+}
+
+/// A client of one endpoint.
+pub(super) struct Cloud {
+    http: reqwest::Client,
+    endpoint: String,
+    signer: Signer,
+    /// The probe succeeded by its dry run: it is not asked again for a while.
+    probed: tokio::sync::Mutex<Option<tokio::time::Instant>>,
+}
+
+impl Cloud {
+    pub(super) fn new(endpoint: &str, region: &str, credentials: Option<(String, String)>) -> Self {
+        let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| "test".to_owned());
+        let (key, secret) = credentials.unwrap_or_else(|| (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")));
+        Self {
+            // A default client can be made unless TLS cannot be set up, and there is none in this build.
+            http: reqwest::Client::builder().no_proxy().tcp_nodelay(true).user_agent(agent()).build().unwrap_or_default(),
+            endpoint: endpoint.trim_end_matches('/').to_owned(),
+            signer: Signer { region: region.to_owned(), key, secret },
+            probed: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    /// Asks, and asks again while AWS is throttling, failing or away.
+    pub(super) async fn call(&self, call: &CloudCall) -> Result<CloudReply, CloudError> {
+        let attempts = if call.operation().0 == "EC2" { EC2_ATTEMPTS } else { EFS_ATTEMPTS };
+        let mut delay = FIRST_DELAY;
+        let mut attempt = 1;
+        loop {
+            let error = match self.once(call).await {
+                Ok(reply) => return Ok(reply),
+                Err(error) => error,
+            };
+            if !retryable(&error) {
+                return Err(error);
+            }
+            if attempt == attempts {
+                return Err(exhausted(error, attempts));
+            }
+            tracing::debug!(%error, attempt, "asking AWS again");
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(LONGEST_DELAY);
+            attempt += 1;
+        }
+    }
+
+    async fn once(&self, call: &CloudCall) -> Result<CloudReply, CloudError> {
+        let is_ec2 = call.operation().0 == "EC2";
+        let request = if is_ec2 { ec2::request(call) } else { efs::request(call) };
+        let response = self.send(&request).await.map_err(|error| {
+            let why = format!("https response error StatusCode: 0, RequestID: , request send failed, {}", causes(&error));
+            transport(call, why)
+        })?;
+        if is_ec2 { ec2::reply(call, &response) } else { efs::reply(call, &response) }
+    }
+
+    /// `DescribeAvailabilityZones` as a dry run, once (ebs.md §1.4).
+    pub(super) async fn probe(&self) -> Result<(), CloudError> {
+        const FRESH: Duration = Duration::from_secs(3 * 3600);
+        let mut probed = self.probed.lock().await;
+        if probed.is_some_and(|at| at.elapsed() < FRESH) {
+            return Ok(());
+        }
+        let call = CloudCall::DescribeAvailabilityZones;
+        let response = self.send(&ec2::probe()).await.map_err(|error| {
+            transport(&call, format!("https response error StatusCode: 0, RequestID: , request send failed, {}", causes(&error)))
+        })?;
+        match ec2::reply(&call, &response) {
+            Err(error) if error.code() != "DryRunOperation" => Err(error),
+            Err(_) => {
+                *probed = Some(tokio::time::Instant::now());
+                Ok(())
+            }
+            // Not a dry run, but an answer.
+            Ok(_) => Ok(()),
+        }
+    }
+
+    async fn send(&self, request: &Request) -> Result<Response, reqwest::Error> {
+        let separator = if request.query.is_empty() { "" } else { "?" };
+        let url = format!("{}{}{separator}{}", self.endpoint, request.path, request.query);
+        let host = self.endpoint.split_once("://").map_or(self.endpoint.as_str(), |(_, host)| host);
+        let signed = self.signer.sign(request, host, jiff::Timestamp::now());
+        let sent = self
+            .http
+            .request(request.method.clone(), url)
+            .header("content-type", request.content_type)
+            .header("x-amz-date", signed.date)
+            .header("authorization", signed.authorization)
+            .body(request.body.clone())
+            .send()
+            .await?;
+        let header = |name: &str| sent.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let (request_id, error_type) = (header("x-amzn-requestid"), header("x-amzn-errortype"));
+        Ok(Response { status: sent.status().as_u16(), body: sent.text().await?, request_id, error_type })
+    }
+}
+
+fn agent() -> &'static str {
+    concat!("ebbtide-csi-driver/", env!("CARGO_PKG_VERSION"))
+}
+
+fn causes(error: &reqwest::Error) -> String {
+    crate::host::chain(error)
+}
+
+fn transport(call: &CloudCall, message: String) -> CloudError {
+    let (service, operation) = call.operation();
+    CloudError::Transport { service: service.to_owned(), operation: operation.to_owned(), message }
+}
+
+fn retryable(error: &CloudError) -> bool {
+    match error {
+        CloudError::Api { code, status, .. } => THROTTLES.contains(&code.as_str()) || [500, 502, 503, 504].contains(status),
+        CloudError::Transport { .. } => true,
+    }
+}
+
+/// The SDK says so when it gave up.
+fn exhausted(error: CloudError, attempts: u32) -> CloudError {
+    match error {
+        CloudError::Transport { service, operation, message } => {
+            CloudError::Transport { service, operation, message: format!("exceeded maximum number of attempts, {attempts}, {message}") }
+        }
+        error @ CloudError::Api { .. } => error,
+    }
+}
+
+/// Percent-encoding as AWS wants it: everything but letters, digits, `-._~`.
+fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
