@@ -1,13 +1,14 @@
 //! Open files: data and locks.
 
-use super::identity::as_root;
+use super::identity::{as_root, last_error};
 use super::inodes::Inode;
 use super::limits::{FILE_BYTES, OPEN_FILES};
 use super::locks::{Conflict, LockRequest};
 use super::names::{ONE_STEP, checked};
 use super::ranges::LockKind;
+use super::settings::may;
 use super::{Attr, Caller, Fs, read_lock};
-use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{Access, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::path::DecInt;
 use std::ffi::OsStr;
@@ -76,7 +77,7 @@ impl<T: Default> Fs<T> {
         self.actor.act_as(caller)?;
         let fd = if flags & FOR_EXEC != 0 {
             // A program that may be run but not read is still read by the client that runs it.
-            rustix::fs::accessat(&inode.fd, c"", Access::EXEC_OK, AtFlags::EACCESS | AtFlags::EMPTY_PATH)?;
+            may(&inode.fd, Access::EXEC_OK)?;
             as_root(|| self.reopen(&inode, backing_flags(flags)))??
         } else {
             self.reopen(&inode, backing_flags(flags))?
@@ -224,7 +225,7 @@ fn write_all(fd: &OwnedFd, offset: u64, data: &[u8], flags: WriteFlags) -> Resul
         match usize::try_from(n) {
             Ok(0) => break,
             Ok(n) => written += n,
-            Err(_) => match Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO) {
+            Err(_) => match last_error() {
                 Errno::INTR => {}
                 e if written == 0 => return Err(e),
                 _ => break,

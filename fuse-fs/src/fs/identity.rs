@@ -174,6 +174,7 @@ fn set_fsgid(gid: u32) -> Result<(), Errno> {
     if now as u32 == gid { Ok(()) } else { Err(Errno::PERM) }
 }
 
-fn last_error() -> Errno {
+/// errno of the last raw system call of this thread.
+pub(super) fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }

@@ -8,6 +8,7 @@
 //! client's kernel cannot take a request back (fuser answers no interrupts), so the thread watches the caller's pending
 //! signals and gives up for it.
 
+use super::identity::last_error;
 use super::limits::{LOCK_PAIRS_PER_MOUNT, LOCKS_PER_FILE, LOCKS_PER_MOUNT};
 use super::ranges::{END, LockKind, Range, Ranges};
 use rustix::io::Errno;
@@ -299,7 +300,7 @@ fn flock(range: Range, kind: Option<LockKind>) -> libc::flock {
 fn fcntl(file: &OwnedFd, command: libc::c_int, lock: &mut libc::flock) -> Result<(), Errno> {
     // SAFETY: the descriptor is open and the pointer is to a flock that outlives the call.
     match unsafe { libc::fcntl(file.as_raw_fd(), command, std::ptr::from_mut(lock)) } {
-        -1 => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
+        -1 => Err(last_error()),
         _ => Ok(()),
     }
 }

@@ -1,5 +1,6 @@
 //! From an exported directory to the root of one mount: access point roots, made at the first mount (spec/efs.md §4.1).
 
+use super::identity::last_error;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
@@ -156,7 +157,7 @@ fn private_view(directory: &OwnedFd) -> Result<OwnedFd, Errno> {
         )
     };
     if done != 0 {
-        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
+        return Err(last_error());
     }
     Ok(view)
 }

@@ -1,12 +1,13 @@
 //! Changing attributes, and asking whether one may.
 
 use super::attr::{Attr, Timestamp};
+use super::identity::last_error;
 use super::limits::FILE_BYTES;
 use super::{Caller, Fs};
 use rustix::fs::{Access, AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use rustix::path::DecInt;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 /// A time to set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,8 +77,17 @@ impl<T: Default> Fs<T> {
             self.writable()?;
         }
         self.actor.act_as(caller)?;
-        // EACCESS: ask for the file system credentials of this thread, not for its real user.
-        rustix::fs::accessat(&inode.fd, c"", wanted, AtFlags::EACCESS | AtFlags::EMPTY_PATH)
+        may(&inode.fd, wanted)
+    }
+}
+
+/// Asks for the file system credentials of this thread, not for its real user. (rustix's `accessat` takes no empty path.)
+pub(super) fn may(fd: &OwnedFd, wanted: Access) -> Result<(), Errno> {
+    let flags = libc::AT_EACCESS | libc::AT_EMPTY_PATH;
+    // SAFETY: the pointer is to a NUL-terminated string that outlives the call.
+    match unsafe { libc::syscall(libc::SYS_faccessat2, fd.as_raw_fd(), c"".as_ptr(), wanted.bits(), flags) } {
+        0 => Ok(()),
+        _ => Err(last_error()),
     }
 }
 
