@@ -16,4 +16,4 @@ pub mod pods;
 
 pub use config::NodeConfig;
 pub use drivers::{ControllersConfig, serve_controllers};
-pub use host::{NodeError, NodeHooks, NodeProcess, exec, find, run, spawn, stop_all};
+pub use host::{NodeError, NodeHooks, NodeProcess, exec, find, run, spawn, stop};

@@ -271,7 +271,7 @@ impl Loops {
 
 /// Takes down every loop device over a file of this directory that nobody uses: what dead nodes left. Answers the volume ids of those
 /// that went, and of those that are still in use.
-pub fn release(volumes: &Path) -> (Vec<String>, Vec<String>) {
+pub fn remove_all_under(volumes: &Path) -> (Vec<String>, Vec<String>) {
     let loops = Loops::new("/dev", 1000);
     let mut gone = Vec::new();
     let mut busy = Vec::new();

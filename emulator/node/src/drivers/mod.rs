@@ -26,8 +26,8 @@ pub struct ControllersConfig {
     /// `http://127.0.0.1:4566`
     pub aws_endpoint: String,
     pub region: String,
-    /// Access key id and secret; `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` or `test` when none.
-    pub credentials: Option<(String, String)>,
+    /// Access key id and secret.
+    pub credentials: (String, String),
 }
 
 /// Serves the controller services until `stop`.

@@ -23,7 +23,7 @@ use crate::NodeConfig;
 pub use exec::exec;
 pub use init::run;
 pub use record::{Record, find};
-pub use spawn::{NodeProcess, spawn, stop_all};
+pub use spawn::{NodeProcess, spawn, stop};
 
 /// What the node process runs for others, so that this crate need not know them.
 #[derive(Default)]

@@ -162,8 +162,10 @@ unsafe fn child(exe: *const libc::c_char, argv: *const *const libc::c_char, envp
 impl NodeProcess {
     /// Asks the node to stop its pods, unmount and end; after `grace` it is killed. Blocks until it is gone.
     pub fn stop(&self, grace: Duration) {
-        self.signal(Signal::SIGTERM);
-        if !self.wait_gone(grace) {
+        if !grace.is_zero() {
+            self.signal(Signal::SIGTERM);
+        }
+        if grace.is_zero() || !self.wait_gone(grace) {
             self.kill();
             self.wait_gone(Duration::from_secs(10));
         }
@@ -226,17 +228,11 @@ impl NodeProcess {
     }
 }
 
-/// Stops every running node of a data directory. Answers their names.
-pub fn stop_all(places: &Places, grace: Duration) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(places.data().join("nodes")) else { return Vec::new() };
-    let mut stopped = Vec::new();
-    for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
-        if let Some(process) = find(places, &name) {
-            NodeProcess { name: name.clone(), process, adopted: true }.stop(grace);
-            stopped.push(name);
-        }
-    }
-    stopped
+/// Stops a node, whoever started it; with no grace at once, as a power cut does. False: it did not run.
+pub fn stop(places: &Places, name: &str, grace: Duration) -> bool {
+    let Some(process) = find(places, name) else { return false };
+    NodeProcess { name: name.to_owned(), process, adopted: true }.stop(grace);
+    true
 }
 
 /// Says on the pipe to the starter, if there is one, how setting up went.

@@ -64,9 +64,7 @@ pub(super) struct Cloud {
 }
 
 impl Cloud {
-    pub(super) fn new(endpoint: &str, region: &str, credentials: Option<(String, String)>) -> Self {
-        let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| "test".to_owned());
-        let (key, secret) = credentials.unwrap_or_else(|| (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")));
+    pub(super) fn new(endpoint: &str, region: &str, (key, secret): (String, String)) -> Self {
         Self {
             // A default client can be made unless TLS cannot be set up, and there is none in this build.
             http: reqwest::Client::builder().no_proxy().tcp_nodelay(true).user_agent(agent()).build().unwrap_or_default(),
