@@ -1,1 +1,3 @@
 //! emulator-kube
+
+pub mod controllers;

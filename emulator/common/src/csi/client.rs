@@ -57,6 +57,15 @@ pub async fn probe(channel: &Channel, timeout: Duration) -> Result<bool, Error> 
     Ok(within(timeout, client.probe(request(v1::ProbeRequest {}, timeout))).await?.ready.unwrap_or(true))
 }
 
+/// Whether the driver's volumes are not accessible from every node (VOLUME_ACCESSIBILITY_CONSTRAINTS).
+pub async fn has_topology(channel: &Channel, timeout: Duration) -> Result<bool, Error> {
+    use v1::plugin_capability::{Type, service};
+    let mut client = IdentityClient::new(channel.clone());
+    let answer = within(timeout, client.get_plugin_capabilities(request(v1::GetPluginCapabilitiesRequest {}, timeout))).await?;
+    let wanted = service::Type::VolumeAccessibilityConstraints as i32;
+    Ok(answer.capabilities.iter().any(|has| matches!(&has.r#type, Some(Type::Service(service)) if service.r#type == wanted)))
+}
+
 /// What the driver's controller service can do.
 pub async fn controller_capabilities(channel: &Channel, timeout: Duration) -> Result<Vec<ControllerCapability>, Error> {
     let mut client = ControllerClient::new(channel.clone());
