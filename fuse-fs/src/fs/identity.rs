@@ -23,7 +23,7 @@ pub struct Identity {
 }
 
 /// Who called, as the client's kernel says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Caller {
     pub uid: u32,
     pub gid: u32,
@@ -48,17 +48,14 @@ thread_local! {
     static CURRENT: RefCell<Option<Credentials>> = const { RefCell::new(None) };
 }
 
+/// Supplementary groups and when they were read.
+type KnownGroups = (Instant, Arc<[u32]>);
+
 /// Turns callers into thread credentials. After an operation the thread keeps them: these threads are the file system's.
 #[derive(Debug)]
 pub struct Actor {
     fixed: Option<Credentials>,
-    groups: Mutex<HashMap<Caller, (Instant, Arc<[u32]>)>>,
-}
-
-impl std::hash::Hash for Caller {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        (self.uid, self.gid, self.pid).hash(state);
-    }
+    groups: Mutex<HashMap<Caller, KnownGroups>>,
 }
 
 impl Actor {

@@ -50,6 +50,8 @@ struct Owner {
 }
 
 type Done = Box<dyn FnOnce(Result<(), Errno>) + Send>;
+/// Waiters to answer, and with what.
+type Decided = Vec<(Done, Result<(), Errno>)>;
 
 struct Waiter {
     request: LockRequest,
@@ -192,7 +194,7 @@ impl Locks {
     }
 
     /// Tries what is due; returns what is decided, and when to come again (`None`: nothing waits).
-    fn round(&self, table: &mut Table) -> (Vec<(Done, Result<(), Errno>)>, Option<Instant>) {
+    fn round(&self, table: &mut Table) -> (Decided, Option<Instant>) {
         let now = Instant::now();
         let mut decided = Vec::new();
         for mut waiter in std::mem::take(&mut table.waiting) {

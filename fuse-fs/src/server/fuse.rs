@@ -1,8 +1,9 @@
 //! The binding of fuser's requests to [`Fs`]; no rule lives here.
 
+use super::open::{Create, OpenState, Passthrough};
 use crate::fs::locks::LockRequest;
 use crate::fs::ranges::{LockKind, Range};
-use crate::fs::{Attr, Caller, Fs, Inode, Opened, SetTime, Settings, Timestamp, WriteFlags, limits};
+use crate::fs::{Attr, Caller, Fs, SetTime, Settings, Timestamp, WriteFlags, limits};
 use fuser::*;
 use rustix::fs::FileType as Kind;
 use std::cell::RefCell;
@@ -10,8 +11,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long the client's kernel may believe what it was told. Zero (the default): each mount sees the others at once.
@@ -23,79 +23,18 @@ pub struct Cache {
     pub attr: Duration,
 }
 
-/// Kept with an inode while it is open. The kernel allows one way of I/O a file at a time: through its own cache, or on
-/// one registered backing file.
-#[derive(Debug, Default)]
-pub struct OpenState {
-    opens: u32,
-    backing: Option<BackingId>,
-}
-
 /// One mount's request handler.
 #[derive(Debug)]
 pub struct EfsServer {
     fs: Arc<Fs<OpenState>>,
     cache: Cache,
-    passthrough: AtomicBool,
-    /// With one identity all writes clear setuid alike; otherwise a file with setuid must see who writes.
-    one_identity: bool,
+    passthrough: Passthrough,
 }
 
 impl EfsServer {
     /// `passthrough`: let the kernel read and write the backing file by itself where it can.
     pub fn new(fs: Arc<Fs<OpenState>>, cache: Cache, passthrough: bool, one_identity: bool) -> EfsServer {
-        EfsServer { fs, cache, passthrough: AtomicBool::new(passthrough), one_identity }
-    }
-
-    /// Decides how the kernel does I/O on a file just opened, and answers.
-    fn answer_open(&self, opened: &Opened<OpenState>, direct: bool, perm: u16, answer: impl OpenAnswer) {
-        let mut state = opened.inode.open_state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.opens == 0 && self.passthrough.load(Ordering::Relaxed) && (self.one_identity || perm & 0o6000 == 0) {
-            match self.fs.with_descriptor(opened.handle, |fd| answer.open_backing(fd)) {
-                Ok(Ok(backing)) => state.backing = Some(backing),
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "the kernel takes no backing file; data goes through the server");
-                    self.passthrough.store(false, Ordering::Relaxed);
-                }
-                Err(_) => {}
-            }
-        }
-        state.opens += 1;
-        // O_DIRECT on NFS knows no alignment, the backing disk does: such I/O comes to the server.
-        let flags = if direct { FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES } else { FopenFlags::empty() };
-        answer.send(FileHandle(opened.handle), flags, state.backing.as_ref());
-    }
-}
-
-/// The two requests that open a file.
-trait OpenAnswer {
-    fn open_backing(&self, fd: &std::os::fd::OwnedFd) -> io::Result<BackingId>;
-    fn send(self, handle: FileHandle, flags: FopenFlags, backing: Option<&BackingId>);
-}
-
-impl OpenAnswer for ReplyOpen {
-    fn open_backing(&self, fd: &std::os::fd::OwnedFd) -> io::Result<BackingId> {
-        ReplyOpen::open_backing(self, fd)
-    }
-    fn send(self, handle: FileHandle, flags: FopenFlags, backing: Option<&BackingId>) {
-        match backing {
-            Some(backing) => self.opened_passthrough(handle, flags, backing),
-            None => self.opened(handle, flags),
-        }
-    }
-}
-
-struct Create<'a>(ReplyCreate, &'a Duration, &'a FileAttr);
-
-impl OpenAnswer for Create<'_> {
-    fn open_backing(&self, fd: &std::os::fd::OwnedFd) -> io::Result<BackingId> {
-        self.0.open_backing(fd)
-    }
-    fn send(self, handle: FileHandle, flags: FopenFlags, backing: Option<&BackingId>) {
-        match backing {
-            Some(backing) => self.0.created_passthrough(self.1, self.2, Generation(0), handle, flags, backing),
-            None => self.0.created(self.1, self.2, Generation(0), handle, flags),
-        }
+        EfsServer { fs, cache, passthrough: Passthrough::new(passthrough, one_identity) }
     }
 }
 
@@ -187,14 +126,6 @@ impl EfsServer {
             Err(e) => reply.error(errno(e)),
         }
     }
-
-    fn closed(inode: &Inode<OpenState>) {
-        let mut state = inode.open_state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.opens = state.opens.saturating_sub(1);
-        if state.opens == 0 {
-            state.backing = None;
-        }
-    }
 }
 
 fn empty(result: Result<(), rustix::io::Errno>, reply: ReplyEmpty) {
@@ -229,9 +160,11 @@ impl Filesystem for EfsServer {
         if !self.cache.entry.is_zero() {
             let _ = config.add_capabilities(InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO);
         }
-        if *self.passthrough.get_mut() {
+        if self.passthrough.enabled() {
             let can = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() && config.set_max_stack_depth(1).is_ok();
-            *self.passthrough.get_mut() = can;
+            if !can {
+                self.passthrough.disable();
+            }
         }
         let _ = config.set_max_write(limits::IO_BYTES);
         if let Err(most) = config.set_max_readahead(limits::IO_BYTES) {
@@ -326,8 +259,8 @@ impl Filesystem for EfsServer {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         match self.fs.open(&caller(req), ino.0, flags.0) {
             Ok(opened) => {
-                let perm = if self.one_identity { 0 } else { self.fs.getattr(ino.0).map_or(0o6000, |a| a.perm) };
-                self.answer_open(&opened, flags.0 & libc::O_DIRECT != 0, perm, reply);
+                let perm = if self.passthrough.ignores_mode() { 0 } else { self.fs.getattr(ino.0).map_or(0o6000, |a| a.perm) };
+                self.passthrough.answer(&self.fs, &opened, flags.0 & libc::O_DIRECT != 0, perm, reply);
             }
             Err(e) => reply.error(errno(e)),
         }
@@ -337,7 +270,7 @@ impl Filesystem for EfsServer {
         match self.fs.create(&caller(req), parent.0, name, mode, flags) {
             Ok((attr, opened)) => {
                 let shown = file_attr(&attr, attr.node);
-                self.answer_open(&opened, flags & libc::O_DIRECT != 0, attr.perm, Create(reply, &self.cache.attr, &shown));
+                self.passthrough.answer(&self.fs, &opened, flags & libc::O_DIRECT != 0, attr.perm, Create(reply, &self.cache.attr, &shown));
             }
             Err(e) => reply.error(errno(e)),
         }
@@ -406,7 +339,7 @@ impl Filesystem for EfsServer {
         reply: ReplyEmpty,
     ) {
         if let Some(opened) = self.fs.release(fh.0) {
-            Self::closed(&opened.inode);
+            Passthrough::closed(&opened.inode);
         }
         reply.ok();
     }

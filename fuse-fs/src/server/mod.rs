@@ -1,7 +1,9 @@
 //! FUSE requests to file system operations, and one kernel connection a mount.
 
 mod fuse;
+mod open;
 pub mod session;
 
-pub use fuse::{Cache, EfsServer, OpenState};
+pub use fuse::{Cache, EfsServer};
+pub use open::OpenState;
 pub use session::{MountError, Running, View, mount};

@@ -4,7 +4,8 @@
 //! also in another mount namespace. So the connection's PID namespace is the server's, a mount nobody takes disappears by
 //! itself, and the server stays when the mounter exits.
 
-use super::fuse::{Cache, EfsServer, OpenState};
+use super::fuse::{Cache, EfsServer};
+use super::open::OpenState;
 use crate::fs::Fs;
 use fuser::{Config, Session, SessionACL};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
