@@ -220,15 +220,22 @@ impl State {
     ) -> Result<(), Reject> {
         let (key, instance) = self.plan_detach(volume_id, instance_id, device)?;
         let delay = self.timing().detach;
+        let away = self.instances.get(&instance).is_some_and(|instance| instance.agent == Agent::Away);
         let mut first = false;
         let mut reply = None;
         self.change_volume(key, |volume| {
+            let at_work = volume.running.is_some();
             if let Some(attachment) = volume.attachments.get_mut(&instance) {
                 first = attachment.wanted;
                 attachment.wanted = false;
                 attachment.force |= force;
                 if force {
                     attachment.waiting = false;
+                    // A node that is not there cannot let go: the caller is taken at his word. What the node still has
+                    // when it comes back is a stray.
+                    if away && !at_work {
+                        (attachment.have, attachment.busy) = (Have::Down, None);
+                    }
                 }
                 if first {
                     attachment.settled = delay.is_zero();

@@ -255,7 +255,7 @@ impl State {
             }
             None => {
                 if let Some(instance) = self.instances.get_mut(id) {
-                    instance.strays.insert(volume_id.to_owned(), Stray { device: device.device.clone(), running: false });
+                    instance.strays.insert(volume_id.to_owned(), Stray { device: device.device.clone(), running: false, waiting: false });
                 }
             }
         }

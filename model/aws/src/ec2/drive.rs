@@ -89,9 +89,6 @@ impl State {
                         force: attachment.force,
                     })
                 }
-                // A node that is not there cannot let go. With force it is taken at its word; what it still has when
-                // it comes back is a stray.
-                (false, Have::Up { .. } | Have::Unknown) if attachment.force && !reachable => Step::Change(Change::DeviceDown(id.clone())),
                 (false, Have::Up { .. } | Have::Unknown) => continue,
             };
             return Some(step);

@@ -55,6 +55,8 @@ pub enum Agent {
 pub(super) struct Stray {
     pub device: String,
     pub running: bool,
+    /// The last try failed; the timer is armed.
+    pub waiting: bool,
 }
 
 /// How many volumes an instance takes.
@@ -114,7 +116,7 @@ impl State {
     /// Starts the removal of an instance's stray devices.
     pub(super) fn drive_strays(&mut self, instance: &InstanceId, out: &mut Vec<Effect>) {
         let Some(record) = self.instances.get_mut(instance).filter(|record| record.agent == Agent::Connected) else { return };
-        for (volume_id, stray) in record.strays.iter_mut().filter(|(_, stray)| !stray.running) {
+        for (volume_id, stray) in record.strays.iter_mut().filter(|(_, stray)| !stray.running && !stray.waiting) {
             stray.running = true;
             out.push(Effect::Run(Work::DetachStray {
                 instance: instance.clone(),
@@ -126,19 +128,19 @@ impl State {
 
     pub(super) fn done_stray(&mut self, instance: &InstanceId, volume_id: &str, result: &Result<(), Failure>, out: &mut Vec<Effect>) {
         let Some(record) = self.instances.get_mut(instance) else { return };
-        match result {
-            Ok(()) => {
-                record.strays.remove(volume_id);
+        match (result, record.strays.get_mut(volume_id)) {
+            (Ok(()), _) => drop(record.strays.remove(volume_id)),
+            (Err(_), Some(stray)) => {
+                (stray.running, stray.waiting) = (false, true);
+                out.push(Effect::Arm(Timer::Strays(instance.clone()), RETRY));
             }
-            // It stays marked as running until the timer has fired.
-            Err(_) if record.strays.contains_key(volume_id) => out.push(Effect::Arm(Timer::Strays(instance.clone()), RETRY)),
-            Err(_) => {}
+            (Err(_), None) => {}
         }
     }
 
     pub(super) fn strays_fired(&mut self, instance: &InstanceId, out: &mut Vec<Effect>) {
         if let Some(record) = self.instances.get_mut(instance) {
-            record.strays.values_mut().for_each(|stray| stray.running = false);
+            record.strays.values_mut().for_each(|stray| stray.waiting = false);
         }
         self.drive_strays(instance, out);
     }
