@@ -27,6 +27,7 @@ mod timers;
 mod writer;
 
 pub use journal::Journal;
+pub use writer::now;
 
 /// Carries out effects on the outside: files, devices.
 pub trait Outside: Send + Sync + 'static {

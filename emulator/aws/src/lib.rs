@@ -1,8 +1,176 @@
-//! emulator-aws
+//! The AWS endpoint: EC2 (query and XML), EFS (REST and JSON), STS, and `/_ebbtide/*` on one listener; the engine that owns the
+//! state; block files and trees on disk; the other end of the nodes' agents.
+//!
+//! The way of a request: [`server`] (who calls, which service) → [`query`] or JSON → a handler in [`ec2`] or [`efs`] → [`engine`]
+//! (step, save, then reply) → [`xml`] or JSON.
 #![allow(clippy::disallowed_methods)] // the shell reads the clock and performs I/O
 
+mod agents;
+pub mod auth;
+mod blocks;
+mod control;
+pub mod ctx;
+mod ec2;
+mod efs;
 pub mod engine;
-pub mod error;
-pub mod events;
-pub mod query;
-pub mod xml;
+mod error;
+mod events;
+mod guard;
+pub mod hub;
+mod metrics;
+mod query;
+mod server;
+mod sts;
+mod xml;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use emulator_common::places::Places;
+use emulator_common::store::{Sled, Store, StoreError};
+use model_aws::world::{World, WorldError};
+use model_aws::{Aws, Input, LoadError, Profile};
+use tokio_util::sync::CancellationToken;
+
+pub use auth::Auth;
+use ctx::{Ctx, Hands};
+use engine::{Engine, Journal};
+use server::{Listener, Server};
+
+/// Connections at one time; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 4096;
+/// How long answers under way may take when the endpoint stops.
+const STOP: Duration = Duration::from_secs(5);
+
+/// What to serve, and where.
+pub struct Config {
+    /// Bound already, so that who started us knows the port.
+    pub listener: std::net::TcpListener,
+    pub places: Places,
+    pub world: World,
+    pub profile: Profile,
+    pub auth: Auth,
+    /// Off: attachments are records only (as `devices: false` in the world).
+    pub devices: bool,
+    /// Whether every input is appended to `journal/aws.jsonl`.
+    pub journal: bool,
+    /// Names beyond localhost by which clients call: `host.docker.internal`.
+    pub hosts: Vec<String>,
+}
+
+/// Why the endpoint did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the world is not sound")]
+    World(#[from] WorldError),
+    #[error("{0} is not a loopback address: everybody who reaches it could use it; listen on 127.0.0.1, or check signatures (--auth verify)")]
+    Exposed(SocketAddr),
+    #[error("signatures are to be checked, but no keys are configured")]
+    NoKeys,
+    #[error("cannot {operation}")]
+    Io {
+        operation: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("cannot look through the block files: {0}")]
+    Observe(String),
+}
+
+/// A running endpoint.
+pub struct Running {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    pub engine: Engine,
+    ctx: Arc<Ctx>,
+    stopping: CancellationToken,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+/// Opens the state, observes the disk, recovers, serves.
+pub async fn start(config: Config) -> Result<Running, StartError> {
+    let Config { listener, places, mut world, profile, auth, devices, journal, hosts } = config;
+    let io = |operation: &str| {
+        let operation = operation.to_owned();
+        move |source| StartError::Io { operation, source }
+    };
+    world.devices &= devices;
+    world.check()?;
+    let addr = listener.local_addr().map_err(io("read the listener's address"))?;
+    match &auth {
+        Auth::Accept if !addr.ip().is_loopback() => return Err(StartError::Exposed(addr)),
+        Auth::Verify { keys } if keys.is_empty() => return Err(StartError::NoKeys),
+        Auth::Accept | Auth::Verify { .. } => {}
+    }
+    let state = places.state("aws");
+    std::fs::create_dir_all(&state).map_err(io(&format!("make {}", state.display())))?;
+    let store = Arc::new(Sled::open(&state)?);
+    let aws = load(store.as_ref(), &world, profile)?;
+    let journal = match journal {
+        true => Some(Journal::open(&places.journal()).map_err(io("open the journal"))?),
+        false => None,
+    };
+    let blocks = ec2::observe(&places).map_err(|error| StartError::Observe(error.to_string()))?;
+    let trees = efs::observe(&places).map_err(io("look through the file systems"))?;
+
+    let engine = Engine::start(store, aws, journal).map_err(io("start the engine's thread"))?;
+    let ctx = Arc::new(Ctx { engine: engine.clone(), hub: hub::Hub::default(), places, world, profile });
+    engine.connect(Arc::new(Hands(ctx.clone())));
+    engine.tell(Input::Ec2(model_aws::ec2::Input::Booted(blocks)));
+    engine.tell(Input::Efs(model_aws::efs::Input::Booted { trees }));
+
+    let stopping = CancellationToken::new();
+    let server = Arc::new(Server {
+        ctx: ctx.clone(),
+        metrics: metrics::Metrics::default(),
+        guard: guard::Guard::new(addr, &hosts),
+        auth,
+        stopping: stopping.clone(),
+        resetting: tokio::sync::Mutex::new(()),
+    });
+    listener.set_nonblocking(true).map_err(io("use the listener"))?;
+    let tcp = tokio::net::TcpListener::from_std(listener).map_err(io("use the listener"))?;
+    let listener = Listener { tcp, permits: Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS)) };
+    let router = Router::new().fallback(move |request: axum::extract::Request| server::serve(server.clone(), request));
+    let service = router.into_make_service_with_connect_info::<server::Peer>();
+    let stop = stopping.clone();
+    let serving = tokio::spawn(async move {
+        // `axum::serve` ends only by the shutdown; its error type is never made.
+        let _ = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await;
+    });
+    Ok(Running { addr, engine, ctx, stopping, serving })
+}
+
+fn load(store: &dyn Store, world: &World, profile: Profile) -> Result<Aws, StartError> {
+    let mut records = Vec::new();
+    for table in Aws::tables() {
+        for (key, value) in store.load(table)? {
+            records.push((table, String::from_utf8_lossy(&key).into_owned(), value));
+        }
+    }
+    Ok(Aws::load(world, profile, records.iter().map(|(table, key, value)| (*table, key.as_str(), value.as_slice())))?)
+}
+
+impl Running {
+    /// Ends: no more requests are taken, those under way are answered, the engine saves what it has.
+    pub async fn stop(self) {
+        self.stopping.cancel();
+        for instance in self.ctx.hub.instances() {
+            self.ctx.hub.disconnect(&instance);
+        }
+        let abort = self.serving.abort_handle();
+        if tokio::time::timeout(STOP, self.serving).await.is_err() {
+            abort.abort();
+        }
+        self.engine.stop().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

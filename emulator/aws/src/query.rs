@@ -98,6 +98,11 @@ impl Params {
         Ok(())
     }
 
+    /// Takes out parameters (with all below them) that an action knows but that change nothing.
+    pub fn forget(&mut self, names: &[&str]) {
+        self.root.children.retain(|key, _| !matches!(key, Key::Name(name) if names.contains(&name.as_str())));
+    }
+
     /// The parameters as a request type. A malformed `DryRun` is an error here too.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, Ec2Error> {
         let request = T::deserialize(Reader { node: &self.root })?;

@@ -98,16 +98,6 @@ impl State {
         }
     }
 
-    /// `arn:aws:elasticfilesystem:us-east-1:000000000000:file-system/fs-…`
-    pub fn arn(&self, kind: &str, id: &str) -> String {
-        format!("arn:aws:elasticfilesystem:{}:{}:{kind}/{id}", self.region, self.account)
-    }
-
-    /// The account that owns everything here.
-    pub fn owner(&self) -> &str {
-        &self.account
-    }
-
     /// Kind, id and state of a changed record, for who watches; none where it is no resource. The id of a removed record is made
     /// from its key.
     pub fn changed<'a>(&'a self, dirty: &Dirty) -> Option<(&'static str, Cow<'a, str>, Option<&'static str>)> {

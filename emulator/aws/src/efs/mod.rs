@@ -1,0 +1,8 @@
+//! EFS over the wire (REST and JSON), and what its machine does outside.
+
+mod effects;
+mod rest;
+mod shapes;
+
+pub use effects::{observe, perform};
+pub use rest::{EfsError, handle};

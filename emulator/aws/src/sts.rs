@@ -1,0 +1,226 @@
+//! STS: who calls, and credentials that look like credentials. Nothing is secret here; what is given back is accepted.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ctx::Ctx;
+use crate::error::Ec2Error;
+use crate::events::timestamp;
+use crate::query::Params;
+use crate::xml;
+use model_aws::At;
+
+pub const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
+/// The actions that this service answers.
+pub const ACTIONS: [&str; 4] = ["GetCallerIdentity", "AssumeRole", "AssumeRoleWithWebIdentity", "GetSessionToken"];
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Identity {
+    arn: String,
+    user_id: String,
+    account: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Credentials {
+    access_key_id: String,
+    secret_access_key: String,
+    session_token: String,
+    expiration: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Session {
+    credentials: Credentials,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Assumed {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject_from_web_identity_token: Option<String>,
+    credentials: Credentials,
+    assumed_role_user: AssumedRoleUser,
+    packed_policy_size: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct AssumedRoleUser {
+    arn: String,
+    assumed_role_id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct AssumeRole {
+    role_arn: String,
+    role_session_name: String,
+    duration_seconds: Option<u32>,
+    web_identity_token: Option<String>,
+}
+
+/// What `AssumeRole*` may hold beside; it changes nothing here.
+const IGNORED: [&str; 9] = [
+    "ExternalId",
+    "Policy",
+    "PolicyArns",
+    "Tags",
+    "TransitiveTagKeys",
+    "SerialNumber",
+    "TokenCode",
+    "SourceIdentity",
+    "ProviderId",
+];
+
+/// Answers one action; `access_key` is the caller's, where the request was signed.
+pub fn handle(ctx: &Ctx, action: &str, mut params: Params, access_key: Option<&str>, at: At, request_id: &str) -> Result<String, Ec2Error> {
+    let account = &ctx.world.account;
+    params.forget(&IGNORED);
+    match action {
+        "GetCallerIdentity" => {
+            let (arn, user_id) = match access_key.and_then(role_of) {
+                Some((role, session)) => {
+                    (format!("arn:aws:sts::{account}:assumed-role/{role}/{session}"), format!("{}:{session}", role_id(&role)))
+                }
+                None => (format!("arn:aws:iam::{account}:root"), account.clone()),
+            };
+            let identity = Identity { arn, user_id, account: account.clone() };
+            xml::query_response(NAMESPACE, action, &identity, request_id)
+        }
+        "GetSessionToken" => {
+            #[derive(Deserialize)]
+            #[serde(rename_all = "PascalCase")]
+            struct GetSessionToken {
+                duration_seconds: Option<u32>,
+            }
+            let request: GetSessionToken = params.read()?;
+            let credentials = credentials(at, duration(request.duration_seconds, 900..=129_600, 43_200)?, "ASIA0000000000000000".to_owned());
+            xml::query_response(NAMESPACE, action, &Session { credentials }, request_id)
+        }
+        "AssumeRole" | "AssumeRoleWithWebIdentity" => {
+            let request: AssumeRole = params.read()?;
+            let role = check_role(&request)?;
+            let web = action == "AssumeRoleWithWebIdentity";
+            if web && request.web_identity_token.is_none() {
+                return Err(Ec2Error::new("MissingParameter", "The request must contain the parameter WebIdentityToken"));
+            }
+            let seconds = duration(request.duration_seconds, 900..=43_200, 3600)?;
+            let session = &request.role_session_name;
+            let assumed = Assumed {
+                subject_from_web_identity_token: web.then(|| session.clone()),
+                credentials: credentials(at, seconds, key_of(role, session)),
+                assumed_role_user: AssumedRoleUser {
+                    arn: format!("arn:aws:sts::{}:assumed-role/{role}/{session}", role_account(&request.role_arn).unwrap_or(account)),
+                    assumed_role_id: format!("{}:{session}", role_id(role)),
+                },
+                packed_policy_size: None,
+                provider: web.then(|| "arn:aws:iam::oidc-provider/ebbtide".to_owned()),
+            };
+            xml::query_response(NAMESPACE, action, &assumed, request_id)
+        }
+        _ => Err(Ec2Error::new("InvalidAction", format!("Could not find operation {action} for version 2011-06-15"))),
+    }
+}
+
+fn role_account(arn: &str) -> Option<&str> {
+    arn.strip_prefix("arn:")?.split(':').nth(3)
+}
+
+/// The name in a role's ARN, after checking the request's forms.
+fn check_role(request: &AssumeRole) -> Result<&str, Ec2Error> {
+    let invalid = |value: &str, name: &str, rule: &str| {
+        Err(Ec2Error::new(
+            "ValidationError",
+            format!("1 validation error detected: Value '{value}' at '{name}' failed to satisfy constraint: {rule}"),
+        ))
+    };
+    let session = &request.role_session_name;
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c);
+    if !(2..=64).contains(&session.len()) || !session.chars().all(fits) {
+        return invalid(session, "roleSessionName", "Member must satisfy regular expression pattern: [\\w+=,.@-]{2,64}");
+    }
+    let arn = &request.role_arn;
+    let name = arn.split_once(":role/").and_then(|(_, path)| path.rsplit('/').next()).filter(|name| !name.is_empty());
+    let account = role_account(arn).is_some_and(|account| account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit()));
+    match name {
+        Some(name) if account && arn.len() <= 2048 => Ok(name),
+        _ => invalid(arn, "roleArn", "Member must be the ARN of a role"),
+    }
+}
+
+fn duration(asked: Option<u32>, range: std::ops::RangeInclusive<u32>, default: u32) -> Result<u32, Ec2Error> {
+    let seconds = asked.unwrap_or(default);
+    if range.contains(&seconds) {
+        return Ok(seconds);
+    }
+    let (rule, bound) = if seconds < *range.start() { ("greater", range.start()) } else { ("less", range.end()) };
+    Err(Ec2Error::new(
+        "ValidationError",
+        format!(
+            "1 validation error detected: Value '{seconds}' at 'durationSeconds' failed to satisfy constraint: Member must have value {rule} than or equal to {bound}"
+        ),
+    ))
+}
+
+fn credentials(at: At, seconds: u32, access_key_id: String) -> Credentials {
+    let ends = At(at.0.saturating_add(i64::from(seconds) * 1000));
+    let whole = timestamp(ends);
+    Credentials {
+        secret_access_key: "ebbtide".repeat(6).chars().take(40).collect(),
+        session_token: format!("ebbtide-{access_key_id}"),
+        access_key_id,
+        expiration: format!("{}Z", whole.get(..19).unwrap_or(&whole)),
+    }
+}
+
+fn role_id(role: &str) -> String {
+    let mut digest = model_common::digest::Digest::default();
+    digest.bytes(role.as_bytes());
+    format!("AROA0{digest}").to_ascii_uppercase()
+}
+
+/// The access key of a session names its role, so that `GetCallerIdentity` can say it without any state.
+fn key_of(role: &str, session: &str) -> String {
+    format!("ASIA{}", hex::encode_upper(format!("{role}/{session}")))
+}
+
+fn role_of(access_key: &str) -> Option<(String, String)> {
+    let text = String::from_utf8(hex::decode(access_key.strip_prefix("ASIA")?).ok()?).ok()?;
+    let (role, session) = text.split_once('/')?;
+    Some((role.to_owned(), session.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_key_names_its_role() {
+        assert_eq!(role_of(&key_of("efs-role", "aws-go-sdk-1")), Some(("efs-role".to_owned(), "aws-go-sdk-1".to_owned())));
+        assert_eq!(role_of("test"), None);
+        assert_eq!(role_of("ASIA0000000000000000"), None);
+    }
+
+    #[test]
+    fn durations_have_bounds() {
+        assert_eq!(duration(None, 900..=43_200, 3600).unwrap(), 3600);
+        assert!(duration(Some(1), 900..=43_200, 3600).unwrap_err().message.contains("greater than or equal to 900"));
+    }
+
+    #[test]
+    fn roles_are_checked() {
+        let check = |arn: &str, session: &str| {
+            let request =
+                AssumeRole { role_arn: arn.into(), role_session_name: session.into(), duration_seconds: None, web_identity_token: None };
+            check_role(&request).map(str::to_owned).map_err(|error| error.code.into_owned())
+        };
+        assert_eq!(check("arn:aws:iam::123456789012:role/path/name", "ab"), Ok("name".into()));
+        assert_eq!(check("arn:aws:iam::123456789012:user/name", "ab"), Err("ValidationError".into()));
+        assert_eq!(check("arn:aws:iam::123456789012:role/name", "a b"), Err("ValidationError".into()));
+    }
+}
