@@ -28,7 +28,7 @@ struct Slot {
 
 pub struct World {
     pub store: Store,
-    now: Timestamp,
+    pub now: Timestamp,
     slots: Vec<Slot>,
     pending: Vec<(usize, Effect)>,
     answers: Vec<(usize, Input)>,
@@ -47,7 +47,8 @@ pub struct World {
     pick: Seeded,
     /// How many more failures may be drawn.
     pub faults: usize,
-    pub silent_nodes: bool,
+    /// Nodes whose kubelet does nothing any more. Only they fall silent.
+    pub dead: BTreeSet<String>,
 }
 
 impl World {
@@ -72,7 +73,7 @@ impl World {
             refusals: Vec::new(),
             pick: Seeded::new(seed),
             faults: 0,
-            silent_nodes: false,
+            dead: BTreeSet::new(),
         };
         for name in ["default", "kube-system", "kube-node-lease"] {
             let _ = world.write(&Write::create(object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))));
@@ -130,8 +131,12 @@ impl World {
                 continue;
             }
             let fresh = match &self.slots[index].machine {
-                Controller::Provisioner(machine) => Controller::Provisioner(crate::controllers::provisioner::Provisioner::new(machine.driver().clone())),
-                Controller::Attacher(machine) => Controller::Attacher(crate::controllers::attacher::Attacher::new(machine.driver().clone())),
+                Controller::Provisioner(machine) => {
+                    Controller::Provisioner(crate::controllers::provisioner::Provisioner::new(machine.driver().clone()))
+                }
+                Controller::Attacher(machine) => {
+                    Controller::Attacher(crate::controllers::attacher::Attacher::new(machine.driver().clone()))
+                }
                 Controller::Resizer(machine) => Controller::Resizer(crate::controllers::resizer::Resizer::new(machine.driver().clone())),
                 other => Controller::builtin().into_iter().find(|fresh| fresh.name() == other.name()).unwrap(),
             };
@@ -148,7 +153,7 @@ impl World {
         for effect in out {
             match effect {
                 Effect::Arm(timer, wait) => {
-                    if timer.purpose != Purpose::NodeSilent || self.silent_nodes {
+                    if timer.purpose != Purpose::NodeSilent || self.dead.contains(&*timer.item.name) {
                         self.timers.insert((index, timer), self.now + wait);
                     }
                 }
@@ -245,7 +250,9 @@ impl World {
                     return Err(Error::new(Code::FailedPrecondition, "attached elsewhere"));
                 }
                 nodes.insert(node);
-                Ok(ControllerReply::ControllerPublishVolume { publish_context: BTreeMap::from([("devicePath".into(), "/dev/xvdaa".into())]) })
+                Ok(ControllerReply::ControllerPublishVolume {
+                    publish_context: BTreeMap::from([("devicePath".into(), "/dev/xvdaa".into())]),
+                })
             }
             ControllerCall::ControllerUnpublishVolume { volume_id, node_id } => {
                 let node = node_id.trim_start_matches("i-");
@@ -277,12 +284,16 @@ impl World {
 
     /// What a node's kubelet does next, if anything.
     fn kubelet(&mut self, node: &str, act: bool) -> bool {
+        if self.dead.contains(node) {
+            return false;
+        }
         let Some(object) = self.store.get::<Node>("", node).cloned() else { return false };
         let status = object.status.clone().unwrap_or_default();
         let pods: Vec<_> = self.store.list::<Pod>().filter(|pod| node_of(pod) == node).cloned().collect();
         let mounted = self.mounted.get(node).cloned().unwrap_or_default();
         let leaving = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();
-        let needed: BTreeSet<(bool, String)> = pods.iter().filter(|pod| !leaving(pod)).filter_map(|pod| self.needs(pod)).flatten().collect();
+        let needed: BTreeSet<(bool, String)> =
+            pods.iter().filter(|pod| !leaving(pod)).filter_map(|pod| self.needs(pod)).flatten().collect();
         let unmount: Vec<String> = mounted.iter().filter(|volume| !needed.iter().any(|(_, needed)| needed == *volume)).cloned().collect();
         if let Some(volume) = unmount.first() {
             if act {
@@ -344,7 +355,7 @@ impl World {
     }
 
     fn check(&self) {
-        for (node, volumes) in &self.mounted {
+        for (node, volumes) in self.mounted.iter().filter(|(node, _)| !self.dead.contains(*node)) {
             for volume in volumes {
                 let is_ebs = self.attached.contains_key(volume);
                 assert!(!is_ebs || self.attached[volume].contains(node), "S4: {volume} is mounted on {node} and not attached to it");
@@ -381,7 +392,11 @@ impl World {
         let busy: Vec<String> = nodes.into_iter().filter(|node| self.kubelet(node, false)).collect();
         let choices = deliverable.len() + self.pending.len() + self.answers.len() + busy.len();
         if choices == 0 {
-            let next = self.timers.iter().filter(|((_, timer), _)| timer.purpose != Purpose::Resync).min_by_key(|(key, at)| (**at, (*key).clone()));
+            let next = self
+                .timers
+                .iter()
+                .filter(|((_, timer), _)| timer.purpose != Purpose::Resync)
+                .min_by_key(|(key, at)| (**at, (*key).clone()));
             let Some((key, at)) = next.map(|(key, at)| (key.clone(), *at)) else { return false };
             self.now = at.max(self.now);
             self.timers.remove(&key);

@@ -34,6 +34,21 @@ impl TestApi {
         self.write(Write::create(Object::from_json(&kind, json).unwrap())).await.unwrap()
     }
 
+    /// Waits until an event with that reason is there.
+    async fn until_event(&self, reason: &str) {
+        let mut changed = self.version.subscribe();
+        let is_there = || {
+            let store = self.store.lock().unwrap();
+            store.list::<k8s_openapi::api::core::v1::Event>().any(|event| event.reason.as_deref() == Some(reason))
+        };
+        let found = tokio::time::timeout(Duration::from_secs(20), async {
+            while !is_there() {
+                changed.changed().await.unwrap();
+            }
+        });
+        found.await.unwrap_or_else(|_| panic!("no event {reason}"));
+    }
+
     /// Waits until an object is as wanted; watches, does not poll.
     async fn until(&self, key: Key, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut changed = self.version.subscribe();
@@ -194,12 +209,8 @@ async fn a_claim_gets_a_volume_that_is_attached_and_goes_again() {
     let bound = api.until(claim.clone(), "the bound claim", |claim| claim["status"]["phase"] == "Bound").await;
     let volume = bound["spec"]["volumeName"].as_str().unwrap().to_owned();
     assert_eq!(node["status"]["volumesAttached"][0]["name"], format!("kubernetes.io/csi/ebs.csi.aws.com^{volume}"));
-    let reasons: BTreeSet<String> = {
-        let store = api.store.lock().unwrap();
-        store.list::<k8s_openapi::api::core::v1::Event>().filter_map(|event| event.reason.clone()).collect()
-    };
     for reason in ["Provisioning", "ProvisioningSucceeded", "Scheduled", "SuccessfulAttachVolume"] {
-        assert!(reasons.contains(reason), "{reason} in {reasons:?}");
+        api.until_event(reason).await;
     }
     // Away again. The kubelet's part: the pod goes for good, and the node says that nothing is in use.
     let pod = Key::new(Kind::Pod, "default", "app");

@@ -25,16 +25,18 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{VolumeAttachment, VolumeAttachmentSource, VolumeAttachmentSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{name, namespace};
-use crate::events::EventRecord;
 use crate::machine::{Backoff, Cache, Effect, Index, Input, Purpose, Queue, Reject, Timer};
 use crate::object::{Key, Kind, Object};
-use crate::write::{Patch, Subresource, Write};
+use crate::write::Write;
 
+mod boot;
 mod desired;
+mod report;
+
+use report::attached_of;
 
 pub(crate) const COMPONENT: &str = "attachdetach-controller";
 /// `maxWaitForUnmountDuration` (§7 row 9).
@@ -148,48 +150,6 @@ impl AttachDetach {
             }
         }
         Ok(())
-    }
-
-    /// §2.2: what the nodes report is attached; a VolumeAttachment beyond that may be.
-    fn boot(&mut self) {
-        self.booted = true;
-        self.work.boot();
-        let nodes: Vec<_> = self.cache.list::<Node>().cloned().collect();
-        for node in &nodes {
-            let node_name = name(&node.metadata).to_owned();
-            for volume in attached_of(node) {
-                self.had(Pair { volume, node: node_name.clone() }, true);
-            }
-            self.set_in_use(node);
-            self.work.mark(Key::new(Kind::Node, "", &node_name));
-        }
-        let attachments: Vec<_> = self.cache.list::<VolumeAttachment>().cloned().collect();
-        for attachment in attachments {
-            let volume = attachment.spec.source.persistent_volume_name.as_deref();
-            let Some(volume) = volume.and_then(|volume| self.cache.get::<PersistentVolume>("", volume)) else { continue };
-            let Some(unique) = desired::unique_name(volume) else { continue };
-            let pair = Pair { volume: unique, node: attachment.spec.node_name.clone() };
-            if !self.have.contains_key(&pair) {
-                self.had(pair, false);
-            }
-        }
-        for pod in self.cache.keys(&Kind::Pod) {
-            self.update_pod(&pod);
-        }
-        let all: Vec<Key> = self.pairs.keys().cloned().collect();
-        all.into_iter().for_each(|item| self.work.mark(item));
-    }
-
-    fn had(&mut self, pair: Pair, confirmed: bool) {
-        self.pairs.insert(pair.item(), pair.clone());
-        self.in_use.entry(pair.node.clone()).or_default().insert(pair.volume.clone());
-        let have = Have { op: Op::Idle, confirmed, reported: true, detach_requested: false, expired: false };
-        self.have.insert(pair, have);
-    }
-
-    fn set_in_use(&mut self, node: &Node) {
-        let volumes = node.status.as_ref().and_then(|status| status.volumes_in_use.clone()).unwrap_or_default();
-        self.in_use.insert(name(&node.metadata).to_owned(), volumes.into_iter().collect());
     }
 
     fn touched(&mut self, object: &Object) {
@@ -501,91 +461,6 @@ impl AttachDetach {
         })
     }
 
-    fn sync_node(&mut self, item: &Key, out: &mut Vec<Effect>) {
-        if let Some(write) = self.report(item) {
-            self.work.write(item, write, out);
-        }
-    }
-
-    /// The write that makes a node's `volumesAttached` true; none when it is.
-    fn report(&self, key: &Key) -> Option<Write> {
-        let node = self.cache.at::<Node>(key)?;
-        if !desired::is_managed(node) {
-            return None;
-        }
-        let should: BTreeSet<&str> = self
-            .have
-            .iter()
-            .filter(|(pair, have)| pair.node == *key.name && have.confirmed && have.reported)
-            .map(|(pair, _)| pair.volume.as_str())
-            .collect();
-        let is: BTreeSet<String> = attached_of(node).collect();
-        if should.len() == is.len() && should.iter().all(|volume| is.contains(*volume)) {
-            return None;
-        }
-        let list: Vec<_> = should.iter().map(|volume| json!({"name": volume, "devicePath": ""})).collect();
-        Some(Write::Patch {
-            key: key.clone(),
-            patch: Patch::Merge(json!({"status": {"volumesAttached": list}})),
-            subresource: Subresource::Status,
-        })
-    }
-
-    /// Whether the node is Ready, and whether it is tainted out of service.
-    fn health(&self, node: &str) -> (bool, bool) {
-        let Some(node) = self.cache.get::<Node>("", node) else { return (false, false) };
-        let ready = node
-            .status
-            .iter()
-            .flat_map(|status| status.conditions.iter().flatten())
-            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
-        let out_of_service = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).any(|taint| taint.key == OUT_OF_SERVICE);
-        (ready, out_of_service)
-    }
-
-    fn tell_pods(&self, pair: &Pair, is_warning: bool, message: impl Fn(&str) -> String, out: &mut Vec<Effect>) {
-        let Some(wanted) = self.wanted.get(pair) else { return };
-        for pod in wanted.pods.iter().filter_map(|pod| self.cache.at::<Pod>(pod)) {
-            let message = message(&wanted.volume);
-            out.push(Effect::Record(if is_warning {
-                EventRecord::warning(&**pod, "FailedAttachVolume", message, COMPONENT)
-            } else {
-                EventRecord::normal(&**pod, "SuccessfulAttachVolume", message, COMPONENT)
-            }));
-        }
-    }
-
-    fn tell_multi_attach(&mut self, pair: &Pair, elsewhere: &[String], out: &mut Vec<Effect>) {
-        let Some(wanted) = self.wanted.get_mut(pair) else { return };
-        if std::mem::replace(&mut wanted.multi_attach_told, true) {
-            return;
-        }
-        let (volume, pods) = (wanted.volume.clone(), wanted.pods.clone());
-        let others: Vec<Key> = elsewhere
-            .iter()
-            .filter_map(|node| self.wanted.get(&Pair { volume: pair.volume.clone(), node: node.clone() }))
-            .flat_map(|wanted| wanted.pods.iter().cloned())
-            .collect();
-        for key in &pods {
-            let Some(pod) = self.cache.at::<Pod>(key) else { continue };
-            let why = if others.is_empty() {
-                "Volume is already exclusively attached to one node and can't be attached to another".to_owned()
-            } else {
-                let local: Vec<&str> = others.iter().filter(|other| other.namespace == key.namespace).map(|other| &*other.name).collect();
-                let foreign = others.len() - local.len();
-                match (local.is_empty(), foreign) {
-                    (true, foreign) => format!("Volume is already used by {foreign} pod(s) in different namespaces"),
-                    (false, 0) => format!("Volume is already used by pod(s) {}", local.join(", ")),
-                    (false, foreign) => {
-                        format!("Volume is already used by pod(s) {} and {foreign} pod(s) in different namespaces", local.join(", "))
-                    }
-                }
-            };
-            let message = format!("Multi-Attach error for volume \"{volume}\" {why}");
-            out.push(Effect::Record(EventRecord::warning(&**pod, "FailedAttachVolume", message, COMPONENT)));
-        }
-    }
-
     /// Whether several nodes may have the volume: RWX or ROX, or its access modes are not known.
     fn multi_attach(&self, pair: &Pair) -> bool {
         let named = self.wanted.get(pair).map(|wanted| wanted.volume.clone()).or_else(|| {
@@ -596,11 +471,6 @@ impl AttachDetach {
         let modes = volume.spec.as_ref().and_then(|spec| spec.access_modes.clone()).unwrap_or_default();
         modes.is_empty() || modes.iter().any(|mode| mode == "ReadWriteMany" || mode == "ReadOnlyMany")
     }
-}
-
-fn attached_of(node: &Node) -> impl Iterator<Item = String> {
-    let attached = node.status.as_ref().and_then(|status| status.volumes_attached.clone()).unwrap_or_default();
-    attached.into_iter().map(|volume| volume.name)
 }
 
 #[cfg(test)]

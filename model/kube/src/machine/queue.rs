@@ -194,6 +194,8 @@ impl Queue {
         match result {
             Ok(object) => cache.answered(object, done.deletes),
             Err(error) if error.is_not_found() && (done.reads || done.deletes) => {}
+            // Someone else wrote in between; the watch brings the news any moment, so the long backoffs are not for this.
+            Err(error) if error.is_conflict() => self.fail(&done.item, Backoff::CONTROLLER, out),
             Err(_) => self.fail(&done.item, backoff, out),
         }
         Ok(done)
