@@ -123,9 +123,10 @@ impl Publish {
         }
     }
 
-    /// The caller went away. While EC2 attaches, the name stays taken.
+    /// The caller went away. EC2 may have the request, so the name stays taken until the volume is detached. (The real driver frees it
+    /// while its AttachVolume is under way, and then EC2 may refuse the next one.)
     pub(super) fn abandoned(&self, shared: &mut Shared, id: CallId) {
-        if matches!(self.phase, PublishPhase::Looking(_) | PublishPhase::Again | PublishPhase::Unsticking) {
+        if !matches!(self.phase, PublishPhase::Instance) {
             shared.names.taint(id);
         }
     }
