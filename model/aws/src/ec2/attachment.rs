@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ids::{InstanceId, VolumeKey};
+use super::records::Changed;
 use super::volume::VolumeStatus;
 use super::{Agent, Effect, Reject, Reply, State, Timer};
 use crate::At;
@@ -223,6 +224,7 @@ impl State {
         let away = self.instances.get(&instance).is_some_and(|instance| instance.agent == Agent::Away);
         let mut first = false;
         let mut reply = None;
+        let mut left = None;
         self.change_volume(key, |volume| {
             let at_work = volume.running.is_some();
             if let Some(attachment) = volume.attachments.get_mut(&instance) {
@@ -234,6 +236,7 @@ impl State {
                     // A node that is not there cannot let go: the caller is taken at his word. What the node still has
                     // when it comes back is a stray.
                     if away && !at_work {
+                        left = (attachment.have != Have::Down).then(|| attachment.device.clone());
                         (attachment.have, attachment.busy) = (Have::Down, None);
                     }
                 }
@@ -244,6 +247,10 @@ impl State {
                 reply = Some(attachment.clone());
             }
         });
+        if let Some(device_name) = left {
+            self.leftovers.entry(instance.clone()).or_default().insert(key.id(self.seed), device_name);
+            self.dirty.insert(Changed::Leftovers(instance.clone()));
+        }
         if let Some(attachment) = reply {
             out.push(Effect::Reply(Reply::Attachment { volume: key, instance: instance.clone(), attachment }));
         }

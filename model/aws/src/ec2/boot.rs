@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::attachment::{Attachment, Have};
 use super::ids::{InstanceId, SnapshotKey, VolumeKey};
 use super::instance::Stray;
+use super::records::Changed;
 use super::volume::{File, Source};
 use super::{Agent, Effect, Kind, MODIFICATION_WINDOW, State, TOKEN_MEMORY, Timer, Work, ids};
 use crate::At;
@@ -216,31 +217,42 @@ impl State {
                 let running = volume.running.as_ref().is_some_and(|work| work.concerns(id));
                 let Some(attachment) = volume.attachments.get_mut(id) else { return };
                 attachment.waiting = false;
-                // The completion of a work that is still out comes, and knows more.
-                if !running {
-                    attachment.have = seen.map_or(Have::Down, |device| Have::Up { bytes: device.bytes });
-                    if attachment.have == Have::Down {
-                        attachment.busy = None;
-                    }
+                // The completion of a work that is still out comes, and knows more. A node that died has lost its names, but
+                // the loop device may be up all the same: only a device that never was raised counts as down.
+                match (running, seen) {
+                    (true, _) => {}
+                    (false, Some(device)) => attachment.have = Have::Up { bytes: device.bytes },
+                    (false, None) if attachment.have == Have::Down => {}
+                    (false, None) => (attachment.have, attachment.busy) = (Have::Unknown, None),
                 }
             });
             self.drive_volume(at, key, out);
         }
         for (volume_id, device) in found {
-            self.adopt_stray(at, id, volume_id, device, out);
+            self.adopt_stray(at, id, volume_id, &device.device, Have::Up { bytes: device.bytes }, out);
+        }
+        for (volume_id, device) in self.leftovers.get(id).cloned().unwrap_or_default() {
+            let key = self.volume_by_id(&volume_id).map(|volume| volume.key);
+            if !key.is_some_and(|key| self.volumes.get(&key).is_some_and(|volume| volume.attachments.contains_key(id))) {
+                self.adopt_stray(at, id, &volume_id, &device, Have::Unknown, out);
+            }
+            // What became an attachment is remembered there; a stray of no volume until it is gone.
+            if key.is_some() {
+                self.forget_leftover(id, &volume_id);
+            }
         }
         self.drive_strays(id, out);
     }
 
     /// A device that nothing explains: of a volume that exists it becomes an attachment that is to go, so that nothing else
     /// is done with the volume before; otherwise it is taken away for itself.
-    fn adopt_stray(&mut self, at: At, id: &InstanceId, volume_id: &str, device: &ObservedDevice, out: &mut Vec<Effect>) {
+    fn adopt_stray(&mut self, at: At, id: &InstanceId, volume_id: &str, device: &str, have: Have, out: &mut Vec<Effect>) {
         match self.volume_by_id(volume_id).map(|volume| volume.key) {
             Some(key) => {
                 let stray = Attachment {
-                    device: device.device.clone(),
+                    device: device.to_owned(),
                     wanted: false,
-                    have: Have::Up { bytes: device.bytes },
+                    have,
                     settled: true,
                     busy: None,
                     waiting: false,
@@ -255,9 +267,21 @@ impl State {
             }
             None => {
                 if let Some(instance) = self.instances.get_mut(id) {
-                    instance.strays.insert(volume_id.to_owned(), Stray { device: device.device.clone(), running: false, waiting: false });
+                    let stray = Stray { device: device.to_owned(), running: false, waiting: false };
+                    instance.strays.entry(volume_id.to_owned()).or_insert(stray);
                 }
             }
+        }
+    }
+
+    /// The instance has nothing of the volume any more.
+    pub(super) fn forget_leftover(&mut self, id: &InstanceId, volume_id: &str) {
+        let Some(left) = self.leftovers.get_mut(id) else { return };
+        if left.remove(volume_id).is_some() {
+            if left.is_empty() {
+                self.leftovers.remove(id);
+            }
+            self.dirty.insert(Changed::Leftovers(id.clone()));
         }
     }
 

@@ -129,7 +129,10 @@ impl State {
     pub(super) fn done_stray(&mut self, instance: &InstanceId, volume_id: &str, result: &Result<(), Failure>, out: &mut Vec<Effect>) {
         let Some(record) = self.instances.get_mut(instance) else { return };
         match (result, record.strays.get_mut(volume_id)) {
-            (Ok(()), _) => drop(record.strays.remove(volume_id)),
+            (Ok(()), _) => {
+                record.strays.remove(volume_id);
+                self.forget_leftover(instance, volume_id);
+            }
             (Err(_), Some(stray)) => {
                 (stray.running, stray.waiting) = (false, true);
                 out.push(Effect::Arm(Timer::Strays(instance.clone()), RETRY));

@@ -70,6 +70,8 @@ pub struct State {
     volumes: BTreeMap<VolumeKey, Volume>,
     snapshots: BTreeMap<SnapshotKey, Snapshot>,
     instances: BTreeMap<InstanceId, Instance>,
+    /// Volume id and device name of devices that an instance may still have: it was away when they were detached by force.
+    leftovers: BTreeMap<InstanceId, BTreeMap<String, String>>,
     /// Client tokens, as `<action>/<token>`.
     tokens: BTreeMap<String, token::Token>,
     volume_index: index::Index<VolumeKey>,
@@ -289,6 +291,7 @@ impl State {
             volumes: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             instances,
+            leftovers: BTreeMap::new(),
             tokens: BTreeMap::new(),
             volume_index: index::Index::default(),
             snapshot_index: index::Index::default(),

@@ -6,7 +6,7 @@ use model_common::pick::{hex17, unhex17};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::ids::{SnapshotKey, VolumeKey};
+use super::ids::{InstanceId, SnapshotKey, VolumeKey};
 use super::{State, Tags};
 use crate::{Dirty, LoadError};
 
@@ -14,13 +14,15 @@ const VOLUMES: &str = "ec2.volumes";
 const SNAPSHOTS: &str = "ec2.snapshots";
 const TOKENS: &str = "ec2.tokens";
 const SECURITY_GROUPS: &str = "ec2.securityGroups";
+/// By instance.
+const LEFTOVERS: &str = "ec2.leftovers";
 /// Tags that were given to things of the world.
 const WORLD_TAGS: &str = "ec2.worldTags";
 /// The next key, under the empty name.
 const NEXT: &str = "ec2.next";
 
 /// The tables of this machine's records.
-pub const TABLES: &[&str] = &[VOLUMES, SNAPSHOTS, TOKENS, SECURITY_GROUPS, WORLD_TAGS, NEXT];
+pub const TABLES: &[&str] = &[VOLUMES, SNAPSHOTS, TOKENS, SECURITY_GROUPS, LEFTOVERS, WORLD_TAGS, NEXT];
 
 /// A record that differs from what was saved.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +31,7 @@ pub(super) enum Changed {
     Snapshot(SnapshotKey),
     Token(String),
     SecurityGroup(String),
+    Leftovers(InstanceId),
     WorldTags(String),
     Next,
 }
@@ -59,6 +62,7 @@ impl State {
                     let value = self.network.security_groups.get(&id);
                     record(SECURITY_GROUPS, id, value)
                 }
+                Changed::Leftovers(id) => record(LEFTOVERS, id.to_string(), self.leftovers.get(&id)),
                 Changed::WorldTags(id) => {
                     let value = self.tags_of(&id);
                     record(WORLD_TAGS, id, value)
@@ -90,6 +94,9 @@ impl State {
             }
             SECURITY_GROUPS => {
                 self.network.security_groups.insert(key.to_owned(), parse(table, key, value)?);
+            }
+            LEFTOVERS => {
+                self.leftovers.insert(key.into(), parse(table, key, value)?);
             }
             WORLD_TAGS => {
                 let tags: Tags = parse(table, key, value)?;

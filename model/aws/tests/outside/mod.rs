@@ -229,13 +229,11 @@ impl Outside {
         self.step(&Input::Disconnected { instance: instance.clone() }).unwrap();
     }
 
-    /// The node dies: its names and mounts are gone; loop devices that nobody else holds too.
+    /// The node dies: its names and mounts are gone. Loop devices belong to the machine and stay.
     pub fn kill_node(&mut self, instance: &InstanceId) {
         self.disconnect(instance);
         self.names.retain(|(of, _), _| of != instance);
         self.mounted.retain(|(of, _)| of != instance);
-        let held: BTreeSet<String> = self.names.keys().map(|(_, volume)| volume.clone()).collect();
-        self.loops.retain(|volume| held.contains(volume));
     }
 
     /// The process dies and starts again with what was saved. Works that were out are cut off where they stand.
