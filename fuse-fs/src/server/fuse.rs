@@ -113,9 +113,15 @@ fn lock_kind(typ: i32) -> Result<Option<LockKind>, Errno> {
 }
 
 impl EfsServer {
+    /// Attributes that come with a lookup serve the `stat` that asked for it: they count for one tick of the client's
+    /// kernel (the least it knows). Not where its page cache relies on them.
+    fn fresh(&self) -> Duration {
+        if self.passthrough.enabled() { self.cache.attr.max(Duration::from_nanos(1)) } else { self.cache.attr }
+    }
+
     fn entry(&self, result: Result<Attr, rustix::io::Errno>, reply: ReplyEntry) {
         match result {
-            Ok(attr) => reply.entry_with_ttls(&self.cache.attr, &self.cache.entry, &file_attr(&attr, attr.node), Generation(0)),
+            Ok(attr) => reply.entry_with_ttls(&self.fresh(), &self.cache.entry, &file_attr(&attr, attr.node), Generation(0)),
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -270,7 +276,13 @@ impl Filesystem for EfsServer {
         match self.fs.create(&caller(req), parent.0, name, mode, flags) {
             Ok((attr, opened)) => {
                 let shown = file_attr(&attr, attr.node);
-                self.passthrough.answer(&self.fs, &opened, flags & libc::O_DIRECT != 0, attr.perm, Create(reply, &self.cache.attr, &shown));
+                self.passthrough.answer(
+                    &self.fs,
+                    &opened,
+                    flags & libc::O_DIRECT != 0,
+                    attr.perm,
+                    Create(reply, &self.cache.entry, &shown),
+                );
             }
             Err(e) => reply.error(errno(e)),
         }
