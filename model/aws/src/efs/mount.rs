@@ -102,9 +102,11 @@ impl State {
             )));
         }
         available.iter().find(|target| target.zone.0 == zone).copied().ok_or_else(|| {
-            let zones: Vec<&str> = available.iter().map(|target| target.zone.0.as_str()).collect();
+            // As Python prints a list.
+            let zones: Vec<String> = available.iter().map(|target| format!("'{}'", target.zone.0)).collect();
+            let zones = zones.join(", ");
             unresolved(format!(
-                "No matching mount target in the az {zone}. Please create one mount target in {zone}, or try the mount target in another AZ by passing the availability zone option to the mount command. Available mount target(s) are in az {zones:?}"
+                "No matching mount target in the az {zone}. Please create one mount target in {zone}, or try the mount target in another AZ by passing the availability zone option to the mount command. Available mount target(s) are in az [{zones}]"
             ))
         })
     }
