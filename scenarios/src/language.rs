@@ -77,6 +77,9 @@ pub struct World {
     /// The nodes; two in two zones when absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<WorldNode>,
+    /// AWS answers as fast as it can, instead of with realistic delays.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub instant: bool,
     /// How long each call of the world's parts takes, as `[least, most]`, by actor: `watch`, `write`, `csi`, `cloud`, `device`, `mount`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub latency: BTreeMap<String, [Span; 2]>,

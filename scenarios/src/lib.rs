@@ -10,6 +10,7 @@ pub mod matching;
 pub mod report;
 pub mod runner;
 pub mod variables;
+pub mod world;
 
 pub use language::{LoadError, Scenario};
 pub use library::{library, load};

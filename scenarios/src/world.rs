@@ -1,0 +1,377 @@
+//! The virtual world: the machines of `model/*` driven by one queue of events in virtual time.
+//!
+//! ```text
+//!  user ─▶ store ─watch─▶ controllers ─csi─▶ drivers ─cloud─▶ AWS ─device─▶ node devices
+//!            ▲   └─watch─▶ kubelets ──csi──▶ plugins ─mount─▶ virtual mounts ─▶ trees of files
+//!            └──────writes───┘
+//! ```
+//! Every arrow takes time, drawn from the seed. No rule of AWS, Kubernetes or a node is written here; what is written here is what a shell
+//! does: carry effects out and bring the answers back.
+
+mod account;
+mod actors;
+mod api;
+mod clock;
+mod cloud;
+mod drivers;
+mod files;
+mod kubelet;
+mod plugin;
+mod programs;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use model_aws::{Aws, Profile, ec2, efs};
+use model_common::csi;
+use model_common::digest::Digest;
+use model_common::pick::Seeded;
+use model_kube::machine as kube;
+use model_kube::object::{Change, Key, Kind, Object};
+use model_kube::store::Store;
+use model_kube::write::{ApiError, Write};
+use model_node::driver::cloud::{CloudCall, CloudError, CloudReply};
+use model_node::driver::{self, CallId};
+use model_node::pod::{PodEffect, PodTimer};
+use model_node::{kubelet as node, pending, volume_manager};
+use serde_json::Value;
+
+use crate::engine::{Applied, Engine, EngineError, Output};
+use crate::invariants::Facts;
+use crate::language::{Scenario, Target};
+use crate::report::{Observer, Report, Silent};
+use crate::runner;
+use clock::{Clock, Latencies, Part};
+
+/// When virtual time begins: 2026-01-01T00:00:00Z, in seconds since the Unix epoch.
+const EPOCH: i64 = 1_767_225_600;
+
+/// Plays a scenario in virtual time.
+pub fn run(scenario: &Scenario, seed: u64) -> Report {
+    run_watched(scenario, seed, &mut Silent)
+}
+
+/// Plays a scenario in virtual time while somebody watches.
+pub fn run_watched(scenario: &Scenario, seed: u64, observer: &mut dyn Observer) -> Report {
+    let wall = std::time::Instant::now();
+    let (played, digest, time) = match World::new(scenario, seed) {
+        Ok(mut world) => {
+            let played = crate::ready(runner::play(scenario, &mut world, observer));
+            world.note("end", &played.passed);
+            (played, world.digest, world.clock.now())
+        }
+        Err(error) => {
+            let played = runner::Played { passed: false, steps: Vec::new(), violations: Vec::new(), error: Some(error) };
+            (played, Digest::default(), Duration::ZERO)
+        }
+    };
+    Report {
+        scenario: scenario.metadata.name.clone(),
+        engine: "virtual",
+        passed: played.passed,
+        steps: played.steps,
+        violations: played.violations,
+        error: played.error,
+        seed: Some(seed),
+        digest: Some(digest.to_string()),
+        virtual_time: Some(time),
+        wall: wall.elapsed(),
+    }
+}
+
+/// Who gets watch events: a controller or a node, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Watcher {
+    Controller(usize),
+    Node(usize),
+}
+
+/// The built-in drivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Which {
+    Ebs,
+    Efs,
+}
+
+/// The name of a timer of any machine.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Ec2(ec2::Timer),
+    Efs(efs::Timer),
+    Controller(usize, kube::Timer),
+    Driver(Which, driver::Timer),
+    /// A sidecar's patience with a call.
+    Deadline(CallId),
+    Volume(usize, volume_manager::Timer),
+    Pod(usize, volume_manager::PodUid, PodTimer),
+}
+
+/// Something that happens at its time.
+#[derive(Debug)]
+enum Event {
+    Fired(Timer),
+    /// A change reaches a watcher.
+    Watch(Watcher, Box<Change>),
+    /// A controller's request reaches the store.
+    Write {
+        from: usize,
+        call: u64,
+        write: Box<Write>,
+    },
+    Get {
+        from: usize,
+        call: u64,
+        key: Key,
+    },
+    /// The answer reaches the controller.
+    Written {
+        to: usize,
+        call: u64,
+        result: Box<Result<Object, ApiError>>,
+    },
+    /// A write whose answer nobody waits for: an Event, a heartbeat.
+    Tell(Box<Write>),
+    /// A sidecar's call reaches its driver.
+    Call {
+        which: Which,
+        id: CallId,
+        request: Box<csi::ControllerCall>,
+    },
+    /// The driver's answer reaches the sidecar.
+    Returned {
+        to: usize,
+        call: u64,
+        result: Box<Result<csi::ControllerReply, csi::Error>>,
+    },
+    /// A driver's request reaches AWS.
+    Cloud {
+        which: Which,
+        id: CallId,
+        call: Box<CloudCall>,
+    },
+    /// AWS's answer reaches the driver.
+    Answer {
+        which: Which,
+        id: CallId,
+        result: Box<Result<CloudReply, CloudError>>,
+    },
+    /// A work on a file or device ends.
+    Device(Box<ec2::Work>),
+    /// A work on a file system's tree ends.
+    Tree(efs::Work),
+    /// Something reaches a kubelet.
+    Kubelet(usize, Box<node::Input>),
+    /// What a pod wants done ends.
+    Pod(usize, volume_manager::PodUid, Box<PodEffect>),
+    /// An action of a volume manager ends.
+    Action(usize, pending::Key, Box<volume_manager::Action>),
+    /// `volumesInUse` reaches the store.
+    Report(usize, BTreeSet<volume_manager::VolumeName>),
+    /// A kubelet renews its lease.
+    Beat(usize),
+    /// A container's loop comes round.
+    Line {
+        node: usize,
+        pod: volume_manager::PodUid,
+        container: String,
+        attempt: u32,
+    },
+}
+
+struct World {
+    clock: Clock<Event, Timer>,
+    latencies: Latencies,
+    digest: Digest,
+    aws: Aws,
+    store: Store,
+    controllers: Vec<actors::Controller>,
+    drivers: drivers::Drivers,
+    nodes: Vec<kubelet::Node>,
+    /// What lies on volumes and file systems, by id.
+    trees: BTreeMap<String, files::Tree>,
+    /// Events of one kind reach a watcher in order.
+    delivered: BTreeMap<(Watcher, Kind), Duration>,
+}
+
+impl World {
+    fn new(scenario: &Scenario, seed: u64) -> Result<Self, String> {
+        let given = scenario.spec.world.clone().unwrap_or_default();
+        let world = account::world(&given, seed)?;
+        let profile = if given.instant { Profile::Instant } else { Profile::Aws };
+        let source = Seeded::new(seed);
+        let mut this = Self {
+            clock: Clock::new(),
+            latencies: Latencies::new(&source.child("world"), &given.latency),
+            digest: Digest::default(),
+            aws: Aws::new(&world, profile),
+            store: Store::new(source.child("uids").next_u64()),
+            controllers: actors::all(),
+            drivers: drivers::Drivers::new(seed),
+            nodes: world.nodes().into_iter().enumerate().map(|(n, info)| kubelet::Node::new(info, given.nodes.get(n))).collect(),
+            trees: BTreeMap::new(),
+            delivered: BTreeMap::new(),
+        };
+        this.note("seed", &seed);
+        this.boot()?;
+        Ok(this)
+    }
+
+    /// Everything starts: AWS, the API with its objects, the nodes, the controllers.
+    fn boot(&mut self) -> Result<(), String> {
+        let mut told = Vec::new();
+        let at = self.timestamp();
+        self.store.bootstrap(at, &mut told).map_err(|error| error.to_string())?;
+        self.boot_aws()?;
+        for node in 0..self.nodes.len() {
+            self.boot_node(node).map_err(|error| error.to_string())?;
+        }
+        for controller in 0..self.controllers.len() {
+            self.boot_controller(controller);
+        }
+        // Until the controllers have seen the nodes.
+        self.advance(Duration::from_secs(1));
+        Ok(())
+    }
+
+    fn timestamp(&self) -> Timestamp {
+        let now = self.clock.now();
+        // Hundreds of thousands of years away from the end of time.
+        Timestamp::new(EPOCH + now.as_secs() as i64, now.subsec_nanos() as i32).unwrap_or(Timestamp::MAX)
+    }
+
+    fn at(&self) -> model_aws::At {
+        model_aws::At(self.timestamp().as_millisecond())
+    }
+
+    /// Adds what happened to the hash of the run.
+    fn note(&mut self, who: &str, what: &impl std::fmt::Debug) {
+        struct Feed<'a>(&'a mut Digest);
+        impl std::fmt::Write for Feed<'_> {
+            fn write_str(&mut self, text: &str) -> std::fmt::Result {
+                self.0.bytes(text.as_bytes());
+                Ok(())
+            }
+        }
+        let now = self.clock.now().as_micros();
+        // Feeding a hash cannot fail.
+        let _ = std::fmt::Write::write_fmt(&mut Feed(&mut self.digest), format_args!("{now} {who} {what:?}\n"));
+    }
+
+    fn soon(&mut self, part: Part, event: Event) {
+        let latency = self.latencies.draw(part);
+        self.clock.after(latency, event);
+    }
+
+    fn arm(&mut self, timer: Timer, span: Duration) {
+        self.clock.arm(timer.clone(), span, Event::Fired(timer));
+    }
+
+    /// Lets virtual time pass.
+    fn advance(&mut self, span: Duration) {
+        let until = self.clock.now().saturating_add(span);
+        while let Some(event) = self.clock.next(until) {
+            self.happen(event);
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Fired(timer) => {
+                self.clock.fired(&timer);
+                self.note("fired", &timer);
+                self.fired(timer);
+            }
+            Event::Watch(watcher, change) => self.watched(watcher, &change),
+            Event::Write { from, call, write } => {
+                let result = self.commit(&write);
+                self.soon(Part::Write, Event::Written { to: from, call, result: Box::new(result) });
+            }
+            Event::Get { from, call, key } => {
+                let result = self.store.object(&key).cloned().ok_or_else(|| ApiError::not_found(&key.kind, &key.name));
+                self.soon(Part::Write, Event::Written { to: from, call, result: Box::new(result) });
+            }
+            Event::Written { to, call, result } => self.controller(to, &kube::Input::Written { call, result: *result }),
+            Event::Tell(write) => drop(self.commit(&write)),
+            Event::Call { which, id, request } => self.driver(which, &driver::Input::Call { id, request: *request }),
+            Event::Returned { to, call, result } => self.controller(to, &kube::Input::Csi { call, result: *result }),
+            Event::Cloud { which, id, call } => {
+                let result = self.cloud(&call);
+                self.note("cloud", &(&call, &result));
+                self.soon(Part::Cloud, Event::Answer { which, id, result: Box::new(result) });
+            }
+            Event::Answer { which, id, result } => self.driver(which, &driver::Input::Cloud { id, result: *result }),
+            Event::Device(work) => self.device_done(*work),
+            Event::Tree(work) => self.tree_done(work),
+            Event::Kubelet(node, input) => self.kubelet(node, &input),
+            Event::Pod(node, pod, effect) => self.pod_done(node, &pod, *effect),
+            Event::Action(node, op, action) => self.action_done(node, op, *action),
+            Event::Report(node, in_use) => self.report_in_use(node, in_use),
+            Event::Beat(node) => self.beat(node),
+            Event::Line { node, pod, container, attempt } => self.line(node, &pod, &container, attempt),
+        }
+    }
+
+    fn fired(&mut self, timer: Timer) {
+        match timer {
+            Timer::Ec2(timer) => drop(self.aws(model_aws::Input::Ec2(ec2::Input::Fired(timer)))),
+            Timer::Efs(timer) => drop(self.aws(model_aws::Input::Efs(efs::Input::Fired(timer)))),
+            Timer::Controller(number, timer) => self.controller(number, &kube::Input::Fired(timer)),
+            Timer::Driver(which, timer) => self.driver(which, &driver::Input::Fired(timer)),
+            Timer::Deadline(id) => self.call_expired(id),
+            Timer::Volume(number, timer) => self.kubelet(number, &node::Input::Volume(volume_manager::Input::Fired(timer))),
+            Timer::Pod(number, pod, timer) => self.kubelet(number, &node::Input::PodTimer { pod, timer }),
+        }
+    }
+}
+
+impl Engine for World {
+    fn now(&self) -> Duration {
+        self.clock.now()
+    }
+    fn poll_every(&self) -> Duration {
+        Duration::from_millis(250)
+    }
+    fn is_live(&self) -> bool {
+        false
+    }
+    async fn pause(&mut self, span: Duration) {
+        self.advance(span);
+    }
+    async fn aws(&mut self, service: &str, command: &str, parameters: &Value) -> Result<Value, EngineError> {
+        let there = self.latencies.draw(Part::Cloud);
+        self.advance(there);
+        let answer = self.command(service, command, parameters);
+        self.note("user", &(service, command, parameters, &answer));
+        let back = self.latencies.draw(Part::Cloud);
+        self.advance(back);
+        answer
+    }
+    async fn get(&mut self, target: &Target) -> Result<Option<Value>, EngineError> {
+        self.read(target)
+    }
+    async fn list(&mut self, _api_version: Option<&str>, kind: &str, namespace: Option<&str>) -> Result<Vec<Value>, EngineError> {
+        self.read_all(kind, namespace)
+    }
+    async fn apply(&mut self, object: &Value) -> Result<Applied, EngineError> {
+        let there = self.latencies.draw(Part::Write);
+        self.advance(there);
+        self.apply_object(object)
+    }
+    async fn delete(&mut self, target: &Target, grace_seconds: Option<u32>) -> Result<(), EngineError> {
+        let there = self.latencies.draw(Part::Write);
+        self.advance(there);
+        self.delete_object(target, grace_seconds)
+    }
+    async fn exec(&mut self, namespace: &str, pod: &str, container: Option<&str>, command: &[String]) -> Result<Output, EngineError> {
+        let there = self.latencies.draw(Part::Mount);
+        self.advance(there);
+        self.look(namespace, pod, container, command)
+    }
+    async fn facts(&mut self) -> Result<Facts, EngineError> {
+        Ok(self.tell_facts())
+    }
+}

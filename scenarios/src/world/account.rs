@@ -1,0 +1,514 @@
+//! The user's aws commands in the virtual world: parameters and answers as the aws CLI has them.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use k8s_openapi::jiff::Timestamp;
+use model_aws::ec2::network::{Peer, Rule};
+use model_aws::ec2::{self, Filter, Paging, TagItem};
+use model_aws::{At, Input, efs, world};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::World;
+use super::cloud::{Refusal, Reply, tag_items};
+use crate::engine::EngineError;
+use crate::language;
+
+/// The world that AWS starts with: the scenario's nodes in the default world, or the default world.
+pub(super) fn world(given: &language::World, seed: u64) -> Result<world::World, String> {
+    let mut world = world::World { seed, ..world::World::default() };
+    if !given.nodes.is_empty() {
+        let mut taken: BTreeMap<&str, u8> = BTreeMap::new();
+        world.instances = given
+            .nodes
+            .iter()
+            .map(|node| {
+                let subnet = world.zones.iter().position(|zone| zone.name == node.zone);
+                let subnet = subnet.ok_or_else(|| format!("the node {} is in the zone {}, which is not there", node.name, node.zone))?;
+                let host = taken.entry(&node.zone).or_insert(9);
+                *host += 1;
+                // Zone n has the subnet 10.0.n.0/24 in the default world.
+                let private_ip = Ipv4Addr::new(10, 0, u8::try_from(subnet + 1).unwrap_or(u8::MAX), *host);
+                let (zone, instance_type) = (node.zone.clone(), node.instance_type.clone());
+                Ok(world::Instance {
+                    private_ip,
+                    zone,
+                    instance_type,
+                    id: None,
+                    node: true,
+                    labels: BTreeMap::new(),
+                    tags: BTreeMap::new(),
+                })
+            })
+            .collect::<Result<_, String>>()?;
+    }
+    world.check().map_err(|error| error.to_string())?;
+    Ok(world)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Tag {
+    key: String,
+    #[serde(default)]
+    value: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct TagSpecification {
+    resource_type: String,
+    tags: Vec<Tag>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct CreateVolume {
+    availability_zone: Option<String>,
+    size: Option<u32>,
+    volume_type: Option<String>,
+    iops: Option<u32>,
+    throughput: Option<u32>,
+    #[serde(default)]
+    encrypted: bool,
+    kms_key_id: Option<String>,
+    #[serde(default)]
+    multi_attach_enabled: bool,
+    snapshot_id: Option<String>,
+    client_token: Option<String>,
+    #[serde(default)]
+    tag_specifications: Vec<TagSpecification>,
+}
+
+/// A describe of EC2; each takes its own list of ids.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Describe {
+    #[serde(
+        default,
+        alias = "VolumeIds",
+        alias = "InstanceIds",
+        alias = "VpcIds",
+        alias = "SubnetIds",
+        alias = "GroupIds",
+        alias = "ZoneNames"
+    )]
+    ids: Vec<String>,
+    #[serde(default)]
+    filters: Vec<Selection>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Selection {
+    name: String,
+    values: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Attach {
+    volume_id: String,
+    instance_id: Option<String>,
+    device: Option<String>,
+    #[serde(default)]
+    force: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct CreateGroup {
+    group_name: String,
+    description: String,
+    vpc_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Authorize {
+    group_id: String,
+    ip_permissions: Vec<Permission>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Permission {
+    ip_protocol: String,
+    from_port: Option<i32>,
+    to_port: Option<i32>,
+    #[serde(default)]
+    ip_ranges: Vec<Range>,
+    #[serde(default)]
+    user_id_group_pairs: Vec<Pair>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Range {
+    cidr_ip: String,
+    description: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Pair {
+    group_id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct CreateFileSystem {
+    creation_token: String,
+    performance_mode: Option<efs::PerformanceMode>,
+    throughput_mode: Option<efs::ThroughputMode>,
+    encrypted: Option<bool>,
+    availability_zone_name: Option<String>,
+    #[serde(default)]
+    tags: Vec<Tag>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct CreateMountTarget {
+    file_system_id: String,
+    subnet_id: String,
+    ip_address: Option<String>,
+    security_groups: Option<Vec<String>>,
+}
+
+/// The ids that EFS's describes and deletes take.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Ids {
+    file_system_id: Option<String>,
+    mount_target_id: Option<String>,
+    access_point_id: Option<String>,
+    creation_token: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct VolumeId {
+    volume_id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct GroupId {
+    group_id: String,
+}
+
+/// Why a command gave no answer.
+enum Trouble {
+    Refused(Refusal),
+    Unknown(String),
+}
+
+impl<R: Into<Refusal>> From<R> for Trouble {
+    fn from(refusal: R) -> Self {
+        Self::Refused(refusal.into())
+    }
+}
+
+fn read<T: DeserializeOwned>(parameters: &Value) -> Result<T, Trouble> {
+    T::deserialize(parameters).map_err(|error| Trouble::Unknown(error.to_string()))
+}
+
+fn time(at: At) -> String {
+    Timestamp::from_millisecond(at.0).map(|time| time.to_string()).unwrap_or_default()
+}
+
+fn tags(tags: &BTreeMap<String, String>) -> Value {
+    tags.iter().map(|(key, value)| json!({"Key": key, "Value": value})).collect()
+}
+
+impl World {
+    /// An aws command of the user.
+    pub(super) fn command(&mut self, service: &str, command: &str, parameters: &Value) -> Result<Value, EngineError> {
+        let result = match service {
+            "ec2" => self.ec2_command(command, parameters),
+            "efs" => self.efs_command(command, parameters),
+            _ => Err(Trouble::Unknown(format!("the service `{service}` is not known; there are ec2 and efs"))),
+        };
+        result.map_err(|trouble| match trouble {
+            Trouble::Refused(Refusal { code, message, .. }) => EngineError::Aws { command: command.into(), code, message },
+            Trouble::Unknown(message) => EngineError::Unsupported(format!("aws {service} {command}: {message}")),
+        })
+    }
+
+    fn ec2_command(&mut self, command: &str, parameters: &Value) -> Result<Value, Trouble> {
+        let input = match command {
+            "describe-volumes"
+            | "describe-availability-zones"
+            | "describe-vpcs"
+            | "describe-subnets"
+            | "describe-instances"
+            | "describe-security-groups" => return self.ec2_describe(command, read(parameters)?),
+            "create-volume" => {
+                let new: CreateVolume = read(parameters)?;
+                let tags = new.tag_specifications.into_iter().filter(|spec| spec.resource_type == "volume").flat_map(|spec| spec.tags);
+                ec2::Command::CreateVolume(ec2::CreateVolume {
+                    client_token: new.client_token,
+                    zone: new.availability_zone,
+                    size_gib: new.size,
+                    volume_type: new.volume_type,
+                    iops: new.iops,
+                    throughput: new.throughput,
+                    encrypted: new.encrypted,
+                    kms_key_id: new.kms_key_id,
+                    multi_attach: new.multi_attach_enabled,
+                    snapshot_id: new.snapshot_id,
+                    tags: tags.map(|tag| TagItem { key: tag.key, value: Some(tag.value) }).collect(),
+                    ..ec2::CreateVolume::default()
+                })
+            }
+            "delete-volume" => ec2::Command::DeleteVolume { volume_id: read::<VolumeId>(parameters)?.volume_id },
+            "attach-volume" => {
+                let Attach { volume_id, instance_id, device, .. } = read(parameters)?;
+                let (Some(instance_id), Some(device)) = (instance_id, device) else {
+                    return Err(Trouble::Unknown("InstanceId and Device must be given".into()));
+                };
+                ec2::Command::AttachVolume { volume_id, instance_id, device, card_index: None }
+            }
+            "detach-volume" => {
+                let Attach { volume_id, instance_id, device, force } = read(parameters)?;
+                ec2::Command::DetachVolume { volume_id, instance_id, device, force }
+            }
+            "create-security-group" => {
+                let CreateGroup { group_name, description, vpc_id } = read(parameters)?;
+                ec2::Command::CreateSecurityGroup { name: group_name, description, vpc_id, tags: tag_items(&BTreeMap::new()) }
+            }
+            "delete-security-group" => ec2::Command::DeleteSecurityGroup { group_id: read::<GroupId>(parameters)?.group_id },
+            "authorize-security-group-ingress" => {
+                let Authorize { group_id, ip_permissions } = read(parameters)?;
+                let rules = ip_permissions.into_iter().flat_map(rules).collect();
+                ec2::Command::AuthorizeIngress(ec2::RuleChange { group_id: Some(group_id), rules, ..ec2::RuleChange::default() })
+            }
+            _ => return Err(Trouble::Unknown("is not known in virtual time; run with --live".into())),
+        };
+        let reply = self.aws(Input::Ec2(ec2::Input::Command(input)))?;
+        let seed = self.aws.ec2.seed();
+        Ok(match reply {
+            Some(Reply::Ec2(ec2::Reply::Volume(volume))) => self.show_volume(&volume),
+            Some(Reply::Ec2(ec2::Reply::Attachment { volume, instance, attachment })) => {
+                show_attachment(&volume.id(seed), &instance, &attachment)
+            }
+            Some(Reply::Ec2(ec2::Reply::SecurityGroup { id })) => json!({"GroupId": id}),
+            Some(Reply::Ec2(ec2::Reply::Rules { .. })) => json!({"Return": true}),
+            _ => json!({}),
+        })
+    }
+
+    fn ec2_describe(&self, command: &str, describe: Describe) -> Result<Value, Trouble> {
+        let Describe { ids, filters } = describe;
+        let filters: Vec<Filter> = filters.into_iter().map(|filter| Filter { name: filter.name, values: filter.values }).collect();
+        let (ec2, network) = (&self.aws.ec2, self.aws.ec2.network());
+        let named = |id: &str| ids.is_empty() || ids.iter().any(|wanted| wanted == id);
+        let mut shown = Vec::new();
+        Ok(match command {
+            "describe-volumes" => {
+                let page = ec2.describe_volumes(&ids, &filters, &Paging::default())?;
+                json!({"Volumes": page.items.into_iter().map(|volume| self.show_volume(volume)).collect::<Vec<_>>()})
+            }
+            "describe-instances" => {
+                let page = ec2.describe_instances(&ids, &filters, &Paging::default())?;
+                let reservations = page.items.into_iter().map(|instance| {
+                    json!({"Instances": [{
+                        "InstanceId": instance.id.to_string(), "InstanceType": instance.instance_type, "PrivateDnsName": instance.private_dns_name,
+                        "PrivateIpAddress": instance.private_ip.to_string(), "Placement": {"AvailabilityZone": instance.zone},
+                        "State": {"Code": 16, "Name": "running"}, "SubnetId": instance.subnet_id, "VpcId": instance.vpc_id, "Tags": tags(&instance.tags),
+                    }]})
+                });
+                json!({"Reservations": reservations.collect::<Vec<_>>()})
+            }
+            "describe-availability-zones" => {
+                for zone in network.zones.iter().filter(|zone| named(&zone.name)) {
+                    let fields = |name: &str| [if name == "zone-name" { zone.name.clone() } else { "available".into() }];
+                    if ec2.filter_world(&filters, &["zone-name", "state"], &BTreeMap::new(), fields)? {
+                        shown.push(json!({"ZoneName": zone.name, "ZoneId": zone.id, "State": "available", "RegionName": network.region}));
+                    }
+                }
+                json!({"AvailabilityZones": shown})
+            }
+            "describe-vpcs" => {
+                let vpc = &network.vpc;
+                let fields = |name: &str| [if name == "vpc-id" { vpc.id.clone() } else { "true".into() }];
+                if named(&vpc.id) && ec2.filter_world(&filters, &["vpc-id", "is-default", "isDefault"], &vpc.tags, fields)? {
+                    shown.push(json!({"VpcId": vpc.id, "CidrBlock": vpc.cidr, "IsDefault": true, "State": "available", "OwnerId": network.account}));
+                }
+                json!({"Vpcs": shown})
+            }
+            "describe-subnets" => {
+                let mut subnets: Vec<_> = network.subnets.values().filter(|subnet| named(&subnet.id)).collect();
+                subnets.sort_by_key(|subnet| u32::from(subnet.cidr.network));
+                for subnet in subnets {
+                    let cidr = format!("{}/{}", subnet.cidr.network, subnet.cidr.prefix);
+                    let fields = |name: &str| {
+                        [match name {
+                            "vpc-id" => subnet.vpc_id.clone(),
+                            "subnet-id" => subnet.id.clone(),
+                            _ => subnet.zone.name.clone(),
+                        }]
+                    };
+                    if ec2.filter_world(&filters, &["vpc-id", "subnet-id", "availability-zone"], &subnet.tags, fields)? {
+                        shown.push(json!({
+                            "SubnetId": subnet.id, "VpcId": subnet.vpc_id, "CidrBlock": cidr, "State": "available",
+                            "AvailabilityZone": subnet.zone.name, "AvailabilityZoneId": subnet.zone.id,
+                        }));
+                    }
+                }
+                json!({"Subnets": shown})
+            }
+            _ => {
+                for group in ec2.security_groups().into_iter().filter(|group| named(&group.id)) {
+                    let fields = |name: &str| {
+                        [match name {
+                            "vpc-id" => group.vpc_id.clone(),
+                            "group-id" => group.id.clone(),
+                            _ => group.name.clone(),
+                        }]
+                    };
+                    if ec2.filter_world(&filters, &["vpc-id", "group-id", "group-name"], &group.tags, fields)? {
+                        shown.push(json!({
+                            "GroupId": group.id, "GroupName": group.name, "Description": group.description, "VpcId": group.vpc_id,
+                        }));
+                    }
+                }
+                json!({"SecurityGroups": shown})
+            }
+        })
+    }
+
+    fn show_volume(&self, volume: &ec2::Volume) -> Value {
+        let id = volume.key.id(self.aws.ec2.seed());
+        let attachments = volume.attachments.iter().map(|(instance, attachment)| show_attachment(&id, instance, attachment));
+        let mut shown = json!({
+            "VolumeId": id, "Size": volume.spec.size_gib, "State": volume.status().name(), "VolumeType": volume.spec.volume_type.name(),
+            "AvailabilityZone": volume.zone, "Encrypted": volume.encrypted, "MultiAttachEnabled": volume.spec.multi_attach,
+            "CreateTime": time(volume.created_at), "Attachments": attachments.collect::<Vec<_>>(),
+            "SnapshotId": volume.source_id.as_deref().filter(|id| id.starts_with("snap-")).unwrap_or_default(),
+        });
+        let optional = [("Iops", volume.spec.iops), ("Throughput", volume.spec.throughput)];
+        for (name, value) in optional.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+            shown[name] = json!(value);
+        }
+        if !volume.tags.is_empty() {
+            shown["Tags"] = tags(&volume.tags);
+        }
+        shown
+    }
+
+    fn efs_command(&mut self, command: &str, parameters: &Value) -> Result<Value, Trouble> {
+        let need = |id: Option<String>, name: &str| id.ok_or_else(|| Trouble::Unknown(format!("{name} must be given")));
+        let all = usize::MAX;
+        let input = match command {
+            "describe-file-systems" => {
+                let ids: Ids = read(parameters)?;
+                let page = self.aws.efs.describe_file_systems(ids.file_system_id.as_deref(), ids.creation_token.as_deref(), 0, all)?;
+                return Ok(
+                    json!({"FileSystems": page.items.into_iter().map(|(row, n)| self.show_file_system(row, n)).collect::<Vec<_>>()}),
+                );
+            }
+            "describe-mount-targets" => {
+                let ids: Ids = read(parameters)?;
+                let (fs, target, point) = (ids.file_system_id.as_deref(), ids.mount_target_id.as_deref(), ids.access_point_id.as_deref());
+                let page = self.aws.efs.describe_mount_targets(fs, target, point, 0, all)?;
+                return Ok(json!({"MountTargets": page.items.into_iter().map(|row| self.show_mount_target(row)).collect::<Vec<_>>()}));
+            }
+            "describe-access-points" => {
+                let ids: Ids = read(parameters)?;
+                let page = self.aws.efs.describe_access_points(ids.access_point_id.as_deref(), ids.file_system_id.as_deref(), 0, all)?;
+                return Ok(json!({"AccessPoints": page.items.into_iter().map(|row| self.show_access_point(row)).collect::<Vec<_>>()}));
+            }
+            "create-file-system" => {
+                let new: CreateFileSystem = read(parameters)?;
+                efs::Command::CreateFileSystem(efs::NewFileSystem {
+                    creation_token: new.creation_token,
+                    performance_mode: new.performance_mode,
+                    throughput_mode: new.throughput_mode,
+                    encrypted: new.encrypted,
+                    availability_zone: new.availability_zone_name,
+                    tags: new.tags.into_iter().map(|tag| (tag.key, tag.value)).collect(),
+                    ..efs::NewFileSystem::default()
+                })
+            }
+            "create-mount-target" => {
+                let CreateMountTarget { file_system_id, subnet_id, ip_address, security_groups } = read(parameters)?;
+                efs::Command::CreateMountTarget(efs::NewMountTarget { file_system_id, subnet_id, ip_address, security_groups })
+            }
+            "delete-file-system" => efs::Command::DeleteFileSystem { id: need(read::<Ids>(parameters)?.file_system_id, "FileSystemId")? },
+            "delete-mount-target" => {
+                efs::Command::DeleteMountTarget { id: need(read::<Ids>(parameters)?.mount_target_id, "MountTargetId")? }
+            }
+            "delete-access-point" => {
+                efs::Command::DeleteAccessPoint { id: need(read::<Ids>(parameters)?.access_point_id, "AccessPointId")? }
+            }
+            _ => return Err(Trouble::Unknown("is not known in virtual time; run with --live".into())),
+        };
+        let reply = self.aws(Input::Efs(efs::Input::Command(input)))?;
+        Ok(match reply {
+            Some(Reply::Efs(efs::Reply::FileSystem(row, targets))) if command.starts_with("create") => self.show_file_system(&row, targets),
+            Some(Reply::Efs(efs::Reply::MountTarget(row))) if command.starts_with("create") => self.show_mount_target(&row),
+            _ => json!({}),
+        })
+    }
+
+    fn efs_arn(&self, kind: &str, id: &str) -> String {
+        let network = self.aws.ec2.network();
+        format!("arn:aws:elasticfilesystem:{}:{}:{kind}/{id}", network.region, network.account)
+    }
+
+    fn show_file_system(&self, row: &efs::FileSystem, targets: usize) -> Value {
+        json!({
+            "OwnerId": self.aws.ec2.network().account, "CreationToken": row.creation_token, "FileSystemId": row.id,
+            "FileSystemArn": self.efs_arn("file-system", &row.id), "CreationTime": time(row.created), "LifeCycleState": row.shown().as_str(),
+            "NumberOfMountTargets": targets, "SizeInBytes": {"Value": row.metered_bytes}, "PerformanceMode": row.performance_mode,
+            "ThroughputMode": row.throughput_mode, "Encrypted": row.encrypted, "Tags": tags(&row.tags),
+        })
+    }
+
+    fn show_mount_target(&self, row: &efs::MountTarget) -> Value {
+        json!({
+            "OwnerId": self.aws.ec2.network().account, "MountTargetId": row.id, "FileSystemId": row.file_system_id, "SubnetId": row.subnet_id,
+            "LifeCycleState": row.state.as_str(), "IpAddress": row.ip.to_string(), "NetworkInterfaceId": row.network_interface_id,
+            "AvailabilityZoneId": row.zone.1, "AvailabilityZoneName": row.zone.0, "VpcId": row.vpc_id,
+        })
+    }
+
+    fn show_access_point(&self, row: &efs::AccessPoint) -> Value {
+        let mut root = json!({"Path": row.path});
+        if let Some(creation) = &row.creation {
+            root["CreationInfo"] =
+                json!({"OwnerUid": creation.owner_uid, "OwnerGid": creation.owner_gid, "Permissions": creation.permissions});
+        }
+        let mut shown = json!({
+            "ClientToken": row.client_token, "Tags": tags(&row.tags), "AccessPointId": row.id,
+            "AccessPointArn": self.efs_arn("access-point", &row.id), "FileSystemId": row.file_system_id, "RootDirectory": root,
+            "OwnerId": self.aws.ec2.network().account, "LifeCycleState": row.state.as_str(),
+        });
+        if let Some(user) = &row.posix_user {
+            shown["PosixUser"] = json!({"Uid": user.uid, "Gid": user.gid});
+        }
+        shown
+    }
+}
+
+fn show_attachment(volume: &str, instance: &str, attachment: &ec2::Attachment) -> Value {
+    json!({
+        "VolumeId": volume, "InstanceId": instance, "Device": attachment.device, "State": attachment.status().name(),
+        "AttachTime": time(attachment.attached_at), "DeleteOnTermination": false,
+    })
+}
+
+fn rules(permission: Permission) -> Vec<Rule> {
+    let Permission { ip_protocol, from_port, to_port, ip_ranges, user_id_group_pairs } = permission;
+    let ports = from_port.zip(to_port);
+    let ranges = ip_ranges.into_iter().map(|range| (Peer::Cidr(range.cidr_ip), range.description));
+    let pairs = user_id_group_pairs.into_iter().map(|pair| (Peer::Group(pair.group_id), None));
+    ranges
+        .chain(pairs)
+        .map(|(peer, description)| Rule { id: String::new(), protocol: ip_protocol.clone(), ports, peer, description })
+        .collect()
+}

@@ -1,0 +1,115 @@
+//! The controllers and sidecars, each with its own delayed view of the store.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use model_kube::controllers::{self, Driver};
+use model_kube::events::{EventRecord, Recorder};
+use model_kube::machine::{self, Effect, Input};
+use model_kube::object::Change;
+
+use super::clock::Part;
+use super::{Event, Timer, Watcher, World};
+
+pub(super) struct Controller {
+    pub(super) machine: controllers::Controller,
+    recorder: Recorder,
+}
+
+/// Those of every cluster, and the sidecars of both drivers as they are deployed.
+pub(super) fn all() -> Vec<Controller> {
+    let machines = controllers::Controller::builtin()
+        .into_iter()
+        .chain(controllers::Controller::sidecars(&Driver::ebs()))
+        .chain(controllers::Controller::sidecars(&Driver::efs()));
+    machines.map(|machine| Controller { machine, recorder: Recorder::default() }).collect()
+}
+
+impl World {
+    /// The informers list what exists, then the controller begins.
+    pub(super) fn boot_controller(&mut self, number: usize) {
+        let kinds = self.controllers[number].machine.kinds();
+        for kind in kinds {
+            let objects: Vec<_> = self.store.all(&kind).map(|(_, object)| object.clone()).collect();
+            for object in objects {
+                self.controller(number, &Input::Changed(Change::Added(object)));
+            }
+        }
+        self.controller(number, &Input::Booted);
+    }
+
+    /// A step of a controller, and its effects on their way.
+    pub(super) fn controller(&mut self, number: usize, input: &Input) {
+        let mut effects = Vec::new();
+        let actor = &mut self.controllers[number];
+        let name = actor.machine.name();
+        let timeout = actor.machine.call_timeout();
+        let verdict = actor.machine.step(input, &mut effects);
+        self.note(name, &(summary(input), verdict));
+        for effect in effects {
+            match effect {
+                Effect::Write { call, mut write } => {
+                    machine::stamp(&mut write, &Time(self.timestamp()));
+                    self.soon(Part::Write, Event::Write { from: number, call, write: Box::new(write) });
+                }
+                Effect::Get { call, key } => self.soon(Part::Write, Event::Get { from: number, call, key }),
+                Effect::Csi { call, driver, request } => self.call_driver(number, call, &driver, request, timeout),
+                Effect::Arm(timer, span) => self.arm(Timer::Controller(number, timer), span),
+                Effect::Disarm(timer) => self.clock.disarm(&Timer::Controller(number, timer)),
+                Effect::Record(record) => {
+                    let at = self.timestamp();
+                    let write = self.controllers[number].recorder.record(&record, at);
+                    self.tell(&record, write);
+                }
+            }
+        }
+    }
+
+    pub(super) fn tell(&mut self, record: &EventRecord, write: model_kube::write::Write) {
+        self.note("event", &(&record.reason, &record.message));
+        self.soon(Part::Write, Event::Tell(Box::new(write)));
+    }
+
+    /// A change on its way to everybody who watches its kind, in order for each.
+    pub(super) fn spread(&mut self, change: &Change) {
+        let kind = change.object().kind();
+        let controllers = (0..self.controllers.len()).filter(|number| self.controllers[*number].machine.kinds().contains(&kind));
+        let mut watchers: Vec<Watcher> = controllers.map(Watcher::Controller).collect();
+        watchers.extend((0..self.nodes.len()).filter(|number| self.nodes[*number].watches(change.object())).map(Watcher::Node));
+        for watcher in watchers {
+            let latency = self.latencies.draw(Part::Watch);
+            let last = self.delivered.entry((watcher, kind.clone())).or_default();
+            *last = (self.clock.now() + latency).max(*last);
+            let time = *last;
+            self.clock.at(time, Event::Watch(watcher, Box::new(change.clone())));
+        }
+    }
+
+    pub(super) fn watched(&mut self, watcher: Watcher, change: &Change) {
+        match watcher {
+            Watcher::Controller(number) => self.controller(number, &Input::Changed(change.clone())),
+            Watcher::Node(number) => self.node_sees(number, change),
+        }
+    }
+}
+
+/// What tells an input from another; whole objects are hashed once, when they are written.
+fn summary(input: &Input) -> String {
+    match input {
+        Input::Booted => "booted".into(),
+        Input::Changed(change) => {
+            let what = match change {
+                Change::Added(_) => "added",
+                Change::Modified(_) => "modified",
+                Change::Deleted(_) => "deleted",
+            };
+            let object = change.object();
+            let key = object.key();
+            format!("{what} {} {}/{} {}", key.kind.plural(), key.namespace, key.name, object.resource_version())
+        }
+        Input::Written { call, result } => match result {
+            Ok(object) => format!("written {call} {}", object.resource_version()),
+            Err(error) => format!("refused {call} {error}"),
+        },
+        Input::Csi { call, result } => format!("csi {call} {result:?}"),
+        Input::Fired(timer) => format!("{timer:?}"),
+    }
+}

@@ -1,0 +1,380 @@
+//! The nodes: each a kubelet machine, a table of devices, a table of mounts and its containers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::storage::v1::CSIDriver;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use model_aws::ec2::InstanceType;
+use model_aws::world;
+use model_kube::events::{self, EventRecord, EventType, Recorder};
+use model_kube::object::{Change, Key, Kind, Object};
+use model_kube::write::{ApiError, Patch, Propagation, Subresource, Write};
+use model_node::driver::{ebs, efs};
+use model_node::kubelet::{Effect, Input, Kubelet};
+use model_node::pod::{Phase, PodEffect, PodSpec};
+use model_node::volume_manager::{self as volumes, Config, Layout, PodUid, PodVolume, VolData, VolumeName};
+use serde_json::{Value, json};
+
+use super::clock::Part;
+use super::files::Tree;
+use super::programs::Program;
+use super::{Event, Timer, World};
+use crate::language::WorldNode;
+
+/// How often a kubelet renews its lease: a quarter of its 40 s.
+const BEAT: Duration = Duration::from_secs(10);
+
+pub(super) struct Device {
+    pub name: String,
+    pub bytes: u64,
+}
+
+/// What is mounted at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mount {
+    /// The id of the volume or file system.
+    pub tree: String,
+    /// Where in it the mount's root lies.
+    pub root: String,
+    pub read_only: bool,
+}
+
+/// A running container.
+pub(super) struct Process {
+    pub attempt: u32,
+    pub program: Program,
+    /// Where volumes appear: path in the container and what is there.
+    pub mounts: Vec<(String, Mount)>,
+    /// The container's own file system.
+    pub own: Tree,
+}
+
+pub(super) struct Node {
+    pub info: world::Node,
+    pub machine: Kubelet,
+    pub layout: Layout,
+    /// By volume id.
+    pub devices: BTreeMap<String, Device>,
+    /// By path.
+    pub mounts: BTreeMap<String, Mount>,
+    /// `vol_data.json` by the directory that holds it.
+    pub data: BTreeMap<String, VolData>,
+    pub containers: BTreeMap<(PodUid, String), Process>,
+    pub started: BTreeMap<(PodUid, String), Time>,
+    pub pods: BTreeMap<PodUid, Arc<core::Pod>>,
+    recorder: Recorder,
+}
+
+impl Node {
+    pub(super) fn new(mut info: world::Node, given: Option<&WorldNode>) -> Self {
+        if let Some(given) = given {
+            info.name.clone_from(&given.name);
+            info.labels.insert("kubernetes.io/hostname".into(), given.name.clone());
+        }
+        let layout = Layout { root: "/var/lib/kubelet".into() };
+        let config = Config { node: info.name.clone(), layout: layout.clone(), eager: true };
+        Self {
+            info,
+            machine: Kubelet::new(config),
+            layout,
+            devices: BTreeMap::new(),
+            mounts: BTreeMap::new(),
+            data: BTreeMap::new(),
+            containers: BTreeMap::new(),
+            started: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            recorder: Recorder::default(),
+        }
+    }
+
+    /// Whether the kubelet's watches show an object: its own Node, and the pods that are bound to it.
+    pub(super) fn watches(&self, object: &Object) -> bool {
+        match object {
+            Object::Node(node) => node.metadata.name.as_deref() == Some(&self.info.name),
+            Object::Pod(pod) => pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(&self.info.name),
+            _ => false,
+        }
+    }
+
+    /// Mounts of EBS volumes: volume id and path.
+    pub(super) fn ebs_mounts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.mounts.iter().filter(|(_, mount)| mount.tree.starts_with("vol-")).map(|(path, mount)| (mount.tree.as_str(), path.as_str()))
+    }
+
+    pub(super) fn key(&self) -> Key {
+        Key::new(Kind::Node, "", &self.info.name)
+    }
+}
+
+/// A merge patch of a status.
+pub(super) fn status_patch(key: Key, status: Value) -> Write {
+    Write::Patch { key, patch: Patch::Merge(json!({ "status": status })), subresource: Subresource::Status }
+}
+
+impl World {
+    /// A node registers itself and its drivers, and its kubelet begins.
+    pub(super) fn boot_node(&mut self, number: usize) -> Result<(), ApiError> {
+        let node = &self.nodes[number];
+        let (name, info, key) = (node.info.name.clone(), node.info.clone(), node.key());
+        let mut labels = info.labels.clone();
+        labels.insert("topology.ebs.csi.aws.com/zone".into(), info.zone.clone());
+        let json = json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": name, "labels": labels, "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}},
+            "spec": {"providerID": info.provider_id},
+        });
+        let object = Object::from_json(&Kind::Node, json).map_err(ApiError::internal)?;
+        let made = self.commit(&Write::Create { object })?;
+        let now = self.timestamp();
+        let condition = |kind: &str, status: &str, reason: &str| json!({"type": kind, "status": status, "reason": reason, "message": "", "lastHeartbeatTime": Time(now), "lastTransitionTime": Time(now)});
+        let capacity = json!({"cpu": "2", "memory": "8Gi", "pods": "110", "ephemeral-storage": "20Gi"});
+        self.commit(&status_patch(
+            key,
+            json!({
+                "capacity": capacity, "allocatable": capacity,
+                "addresses": [{"type": "InternalIP", "address": info.private_ip}, {"type": "Hostname", "address": name}],
+                "conditions": [
+                    condition("MemoryPressure", "False", "KubeletHasSufficientMemory"), condition("DiskPressure", "False", "KubeletHasNoDiskPressure"),
+                    condition("PIDPressure", "False", "KubeletHasSufficientPID"), condition("Ready", "True", "KubeletReady"),
+                ],
+            }),
+        ))?;
+        // The root volume and the first network interface take two of the type's limit.
+        let most = InstanceType::find(&info.instance_type).map_or(25, |kind| kind.ebs_limit.saturating_sub(2));
+        let json = json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "CSINode",
+            "metadata": {"name": name, "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": name, "uid": made.uid()}]},
+            "spec": {"drivers": [
+                {"name": ebs::DRIVER, "nodeID": info.instance_id, "allocatable": {"count": most},
+                 "topologyKeys": ["kubernetes.io/os", "topology.ebs.csi.aws.com/zone", "topology.kubernetes.io/zone"]},
+                {"name": efs::DRIVER, "nodeID": info.instance_id, "topologyKeys": ["topology.kubernetes.io/zone"]},
+            ]},
+        });
+        let object = Object::from_json(&Kind::CSINode, json).map_err(ApiError::internal)?;
+        self.commit(&Write::Create { object })?;
+        self.beat(number);
+        self.kubelet(number, &Input::Booted(Vec::new()));
+        self.kubelet(number, &Input::Synced);
+        Ok(())
+    }
+
+    /// The kubelet's sign of life.
+    pub(super) fn beat(&mut self, number: usize) {
+        let name = self.nodes[number].info.name.clone();
+        let key = Key::new(Kind::Lease, "kube-node-lease", &name);
+        let time = json!(MicroTime(self.timestamp()));
+        let write = if self.store.object(&key).is_some() {
+            Write::merge(key, json!({"spec": {"renewTime": time}}))
+        } else {
+            let json = json!({
+                "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name, "namespace": "kube-node-lease"},
+                "spec": {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": time},
+            });
+            match Object::from_json(&Kind::Lease, json) {
+                Ok(object) => Write::Create { object },
+                Err(_) => return,
+            }
+        };
+        // A lost beat is made good by the next one.
+        let _ = self.commit(&write);
+        self.clock.after(BEAT, Event::Beat(number));
+    }
+
+    pub(super) fn node_sees(&mut self, number: usize, change: &Change) {
+        match (change, change.object()) {
+            (_, Object::Node(node)) => {
+                let attached = node.status.iter().flat_map(|status| status.volumes_attached.iter().flatten());
+                let attached = attached.map(|volume| VolumeName::from(volume.name.as_str())).collect();
+                self.kubelet(number, &Input::Volume(volumes::Input::NodeAttached(attached)));
+            }
+            (Change::Deleted(_), Object::Pod(pod)) => {
+                let uid = PodUid::from(pod.metadata.uid.as_deref().unwrap_or_default());
+                self.nodes[number].pods.remove(&uid);
+                self.kubelet(number, &Input::PodGone(uid));
+            }
+            (_, Object::Pod(pod)) => {
+                let spec = Arc::new(PodSpec::from_api(pod));
+                self.nodes[number].pods.insert(spec.uid.clone(), pod.clone());
+                let grace = pod.metadata.deletion_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(0);
+                let deleting = pod.metadata.deletion_timestamp.as_ref().map(|_| Duration::from_secs(grace));
+                let ended = match pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
+                    Some("Succeeded") => Some(Phase::Succeeded),
+                    Some("Failed") => Some(Phase::Failed),
+                    _ => None,
+                };
+                self.kubelet(number, &Input::Pod { spec, deleting, ended, restarts: BTreeMap::new() });
+            }
+            _ => {}
+        }
+    }
+
+    /// A step of a kubelet, and its effects on their way.
+    pub(super) fn kubelet(&mut self, number: usize, input: &Input) {
+        let mut effects = Vec::new();
+        let verdict = self.nodes[number].machine.step(input, &mut effects);
+        self.note("kubelet", &(number, input, verdict, &effects));
+        for effect in effects {
+            match effect {
+                Effect::Pod(pod, PodEffect::Arm(timer, span)) => self.arm(Timer::Pod(number, pod, timer), span),
+                Effect::Pod(pod, PodEffect::Disarm(timer)) => self.clock.disarm(&Timer::Pod(number, pod, timer)),
+                Effect::Pod(pod, PodEffect::Record { container, warning, reason, message }) => {
+                    if let Some(object) = self.nodes[number].pods.get(&pod).cloned() {
+                        let mut about = events::reference(&*object);
+                        about.field_path = container.map(|name| format!("spec.containers{{{name}}}"));
+                        self.record(number, about, warning, reason, message);
+                    }
+                }
+                Effect::Pod(pod, effect) => {
+                    let part = match effect {
+                        PodEffect::Status | PodEffect::Delete | PodEffect::Resolve => Part::Write,
+                        _ => Part::Mount,
+                    };
+                    self.soon(part, Event::Pod(number, pod, Box::new(effect)));
+                }
+                Effect::Volume(volumes::Effect::Arm(timer, span)) => self.arm(Timer::Volume(number, timer), span),
+                Effect::Volume(volumes::Effect::Disarm(timer)) => self.clock.disarm(&Timer::Volume(number, timer)),
+                Effect::Volume(volumes::Effect::ReportInUse(in_use)) => self.soon(Part::Write, Event::Report(number, in_use)),
+                Effect::Volume(volumes::Effect::Record(event)) => self.record_volume(number, event),
+                Effect::Volume(volumes::Effect::Do { op, action }) => {
+                    let part = match action {
+                        volumes::Action::ReadNode | volumes::Action::ReadAttachment { .. } | volumes::Action::ClaimResize { .. } => {
+                            Part::Write
+                        }
+                        _ => Part::Mount,
+                    };
+                    self.soon(part, Event::Action(number, op, Box::new(action)));
+                }
+            }
+        }
+    }
+
+    fn record_volume(&mut self, number: usize, event: volumes::Event) {
+        let about = match &event.target {
+            volumes::Target::Pod(pod) => self.nodes[number].pods.get(pod).map(|pod| events::reference(&**pod)),
+            volumes::Target::Claim(claim) => {
+                self.store.get::<core::PersistentVolumeClaim>(&claim.namespace, &claim.name).map(|claim| events::reference(&**claim))
+            }
+        };
+        if let Some(about) = about {
+            self.record(number, about, event.warning, event.reason, event.message);
+        }
+    }
+
+    fn record(&mut self, number: usize, about: core::ObjectReference, warning: bool, reason: &str, message: String) {
+        let at = self.timestamp();
+        let event_type = if warning { EventType::Warning } else { EventType::Normal };
+        let mut record = EventRecord::new(about, event_type, reason, message, "kubelet");
+        let node = &mut self.nodes[number];
+        record.host.clone_from(&node.info.name);
+        let write = node.recorder.record(&record, at);
+        self.tell(&record, write);
+    }
+
+    pub(super) fn report_in_use(&mut self, number: usize, in_use: BTreeSet<VolumeName>) {
+        let key = self.nodes[number].key();
+        if self.commit(&status_patch(key, json!({"volumesInUse": in_use}))).is_ok() {
+            self.soon(Part::Write, Event::Kubelet(number, Box::new(Input::Volume(volumes::Input::Reported(in_use)))));
+        } else {
+            // As often as it takes.
+            self.soon(Part::Write, Event::Report(number, in_use));
+        }
+    }
+
+    pub(super) fn pod_done(&mut self, number: usize, pod: &PodUid, effect: PodEffect) {
+        let uid = pod.clone();
+        match effect {
+            PodEffect::Resolve => {
+                let result = self.resolve(number, pod);
+                self.kubelet(number, &Input::Resolved { pod: uid, result });
+            }
+            PodEffect::SetUpLocal => {
+                let result = self.set_up_local(number, pod);
+                self.kubelet(number, &Input::LocalReady { pod: uid, result });
+            }
+            PodEffect::Start { container, attempt } => self.start(number, pod, container, attempt),
+            // A shell or sleep as process 1 has no handler, so SIGTERM does nothing.
+            PodEffect::Signal { kill: false, .. } => {}
+            PodEffect::Signal { container, kill: true } => {
+                if self.nodes[number].containers.remove(&(uid.clone(), container.clone())).is_some() {
+                    self.kubelet(number, &Input::Exited { pod: uid, container, code: 128 + 9 });
+                }
+            }
+            PodEffect::TearDownLocal => {
+                let node = &mut self.nodes[number];
+                let directory = format!("{}/pods/{pod}/", node.layout.root);
+                let left = node.mounts.keys().find(|path| path.starts_with(&directory)).cloned();
+                let result = match left {
+                    Some(path) => Err(format!("{path} is still mounted")),
+                    None => {
+                        node.containers.retain(|(owner, _), _| owner != pod);
+                        node.started.retain(|(owner, _), _| owner != pod);
+                        let own = format!("emptydir/{pod}/");
+                        self.trees.retain(|id, _| !id.starts_with(&own));
+                        Ok(())
+                    }
+                };
+                self.kubelet(number, &Input::Cleaned { pod: uid, result });
+            }
+            PodEffect::Status => self.write_status(number, pod),
+            PodEffect::Delete => {
+                self.write_status(number, pod);
+                if let Some(object) = self.nodes[number].pods.get(pod) {
+                    let write = Write::Delete {
+                        key: Object::Pod(object.clone()).key(),
+                        uid: Some(pod.to_string()),
+                        resource_version: None,
+                        grace_seconds: Some(0),
+                        propagation: Propagation::Background,
+                    };
+                    // Gone already, or another pod of that name: both mean that this one is gone.
+                    let _ = self.commit(&write);
+                }
+                self.kubelet(number, &Input::Deleted(uid));
+            }
+            // Carried out at once, where the effect came.
+            PodEffect::Record { .. } | PodEffect::Arm(..) | PodEffect::Disarm(_) => {}
+        }
+    }
+
+    /// Live reads of the claims behind a pod's volumes, and of what is behind those.
+    fn resolve(&self, number: usize, uid: &PodUid) -> Result<Vec<PodVolume>, String> {
+        let Some(pod) = self.nodes[number].pods.get(uid) else { return Err("the pod is gone".into()) };
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+        let labels = self.store.get::<core::Node>("", &self.nodes[number].info.name).and_then(|node| node.metadata.labels.clone());
+        let labels = labels.unwrap_or_default();
+        let missing = |claim: &str, kind: Kind, name: &str| {
+            let error = ApiError::not_found(&kind, name);
+            let what = if kind == Kind::PersistentVolume { "PV" } else { "PVC" };
+            format!("error processing PVC {namespace}/{claim}: failed to fetch {what} from API server: {error}")
+        };
+        let resolve = |used: &volumes::PodClaim| {
+            let claim = self.store.get::<core::PersistentVolumeClaim>(namespace, &used.claim);
+            let claim = claim.ok_or_else(|| missing(&used.claim, Kind::PersistentVolumeClaim, &used.claim))?;
+            let name = volumes::claim_volume(pod, used, claim).map_err(|error| error.to_string())?;
+            let volume = self.store.get::<core::PersistentVolume>("", name);
+            let volume = volume.ok_or_else(|| missing(&used.claim, Kind::PersistentVolume, name))?;
+            let driver =
+                volume.spec.as_ref().and_then(|spec| spec.csi.as_ref()).and_then(|csi| self.store.get::<CSIDriver>("", &csi.driver));
+            volumes::resolve_pod_volume(pod, used, claim, volume, driver.map(|driver| &**driver), &labels)
+                .map_err(|error| error.to_string())
+        };
+        volumes::pod_claims(pod).iter().map(resolve).collect()
+    }
+
+    fn set_up_local(&mut self, number: usize, uid: &PodUid) -> Result<(), String> {
+        let Some(pod) = self.nodes[number].pods.get(uid).cloned() else { return Ok(()) };
+        for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+            if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
+                continue;
+            }
+            if volume.empty_dir.is_none() {
+                return Err(format!("MountVolume.SetUp failed for volume \"{}\" : volumes of this kind need --live", volume.name));
+            }
+            self.trees.entry(format!("emptydir/{uid}/{}", volume.name)).or_default();
+        }
+        Ok(())
+    }
+}

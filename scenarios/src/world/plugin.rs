@@ -1,0 +1,381 @@
+//! A node's system calls: CSI node services, mounts, directories, processes. The mounts are rows of a table and the files are trees.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::storage::v1::VolumeAttachment;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use model_aws::efs::Client;
+use model_common::agent::EfsMount;
+use model_common::csi::{Access, Code, Error, NodeCall, NodeCapability, NodeReply};
+use model_kube::object::{Key, Kind};
+use model_node::driver::{ebs, efs};
+use model_node::kubelet::Input;
+use model_node::pending;
+use model_node::pod::StartError;
+use model_node::volume_manager::{self as volumes, Action, Answer, Attachment, Failure, PodUid, ResizePhase, VolumeName};
+use serde_json::json;
+
+use super::kubelet::{Mount, Process, status_patch};
+use super::programs::{Look, Program};
+use super::{Event, World, files};
+use crate::engine::{EngineError, Output};
+
+impl World {
+    pub(super) fn action_done(&mut self, number: usize, op: pending::Key, action: Action) {
+        let result = self.act(number, action);
+        self.kubelet(number, &Input::Volume(volumes::Input::Done { op, result }));
+    }
+
+    fn act(&mut self, number: usize, action: Action) -> Result<Answer, Failure> {
+        match action {
+            Action::ReadNode => {
+                let name = &self.nodes[number].info.name;
+                let node = self.store.get::<core::Node>("", name).ok_or_else(|| Failure::Api(format!("nodes \"{name}\" not found")))?;
+                let attached = node.status.iter().flat_map(|status| status.volumes_attached.iter().flatten());
+                Ok(Answer::Attached(attached.map(|volume| VolumeName::from(volume.name.as_str())).collect()))
+            }
+            Action::ReadAttachment { name } => {
+                let attachment = self.store.get::<VolumeAttachment>("", &name);
+                Ok(Answer::Attachment(attachment.map(|object| {
+                    let status = object.status.as_ref();
+                    Attachment {
+                        attached: status.is_some_and(|status| status.attached),
+                        deleting: object.metadata.deletion_timestamp.is_some(),
+                        attach_error: status.and_then(|status| status.attach_error.as_ref()).and_then(|error| error.message.clone()),
+                        metadata: status.and_then(|status| status.attachment_metadata.clone()).unwrap_or_default(),
+                    }
+                })))
+            }
+            Action::Csi { driver, call } => {
+                let result = match driver.as_str() {
+                    ebs::DRIVER => self.ebs_node(number, &call),
+                    efs::DRIVER => self.efs_node(number, &call),
+                    _ => return Err(Failure::NotRegistered(driver)),
+                };
+                self.note("node-plugin", &(number, &call, &result));
+                result.map(Answer::Csi).map_err(Failure::Rpc)
+            }
+            Action::MakeDir { data, .. } => {
+                if let Some((directory, data)) = data {
+                    self.nodes[number].data.insert(directory, data);
+                }
+                Ok(Answer::Done)
+            }
+            Action::RemoveMount { mount, data_dir } => {
+                let node = &mut self.nodes[number];
+                if node.mounts.contains_key(&mount) {
+                    return Ok(Answer::StillMounted);
+                }
+                node.data.remove(&data_dir);
+                Ok(Answer::Done)
+            }
+            Action::ReadVolData { dir } => Ok(Answer::VolData(self.nodes[number].data.get(&dir).cloned())),
+            Action::MountRefs { mount } => {
+                let mounts = &self.nodes[number].mounts;
+                let Some(this) = mounts.get(&mount) else { return Ok(Answer::Refs(Vec::new())) };
+                Ok(Answer::Refs(
+                    mounts
+                        .iter()
+                        .filter(|(path, other)| **path != mount && other.tree == this.tree)
+                        .map(|(path, _)| path.clone())
+                        .collect(),
+                ))
+            }
+            // Ownership is not modelled: virtual programs run as root.
+            Action::ApplyFsGroup { .. } | Action::CleanSubPaths { .. } => Ok(Answer::Done),
+            Action::MapDevice { publish, map, .. } => {
+                let node = &mut self.nodes[number];
+                let mount =
+                    node.mounts.get(&publish).cloned().ok_or_else(|| Failure::Io(format!("{publish}: No such file or directory")))?;
+                node.mounts.insert(map, mount);
+                Ok(Answer::Done)
+            }
+            Action::UnmapDevice { map, .. } => {
+                self.nodes[number].mounts.remove(&map);
+                Ok(Answer::Done)
+            }
+            Action::RemovePaths { paths } => {
+                paths.iter().for_each(|path| drop(self.nodes[number].data.remove(path)));
+                Ok(Answer::Done)
+            }
+            Action::ClaimResize { claim, phase } => {
+                let now = Time(self.timestamp());
+                let status = match phase {
+                    ResizePhase::InProgress => return Ok(Answer::Done),
+                    ResizePhase::Finished(bytes) => {
+                        json!({"capacity": {"storage": bytes.to_string()}, "conditions": null, "allocatedResourceStatuses": null})
+                    }
+                    ResizePhase::Failed(message) => {
+                        json!({"conditions": [{"type": "NodeResizeError", "status": "True", "message": message, "lastTransitionTime": now}]})
+                    }
+                };
+                let key = Key::new(Kind::PersistentVolumeClaim, &claim.namespace, &claim.name);
+                self.commit(&status_patch(key, status)).map_err(|error| Failure::Api(error.to_string()))?;
+                Ok(Answer::Done)
+            }
+        }
+    }
+
+    fn ebs_node(&mut self, number: usize, call: &NodeCall) -> Result<NodeReply, Error> {
+        let missing =
+            |volume_id: &str| Error::new(Code::NotFound, format!("Failed to find device path of {volume_id}. no device path for it found"));
+        let node = &mut self.nodes[number];
+        match call {
+            NodeCall::NodeStageVolume { volume_id, staging_target_path, capability, .. } => {
+                if !node.devices.contains_key(volume_id) {
+                    return Err(missing(volume_id));
+                }
+                if let Access::Mount { fs_type, .. } = &capability.access {
+                    if let Some(tree) = self.trees.get_mut(volume_id) {
+                        let kind = if fs_type.is_empty() { "ext4" } else { fs_type };
+                        tree.format.get_or_insert_with(|| kind.to_owned());
+                    }
+                    let mount = Mount { tree: volume_id.clone(), root: "/".into(), read_only: false };
+                    node.mounts.entry(staging_target_path.clone()).or_insert(mount);
+                }
+                Ok(NodeReply::NodeStageVolume)
+            }
+            NodeCall::NodeUnstageVolume { staging_target_path, .. } => {
+                node.mounts.remove(staging_target_path);
+                Ok(NodeReply::NodeUnstageVolume)
+            }
+            NodeCall::NodePublishVolume { volume_id, staging_target_path, target_path, capability, readonly, .. } => {
+                let found = match capability.access {
+                    Access::Block => node.devices.contains_key(volume_id),
+                    Access::Mount { .. } => node.mounts.contains_key(staging_target_path),
+                };
+                if !found {
+                    return Err(missing(volume_id));
+                }
+                let mount = Mount { tree: volume_id.clone(), root: "/".into(), read_only: *readonly };
+                node.mounts.entry(target_path.clone()).or_insert(mount);
+                Ok(NodeReply::NodePublishVolume)
+            }
+            NodeCall::NodeUnpublishVolume { target_path, .. } => {
+                node.mounts.remove(target_path);
+                Ok(NodeReply::NodeUnpublishVolume)
+            }
+            NodeCall::NodeExpandVolume { volume_id, .. } => match node.devices.get(volume_id) {
+                Some(device) => Ok(NodeReply::NodeExpandVolume { capacity_bytes: device.bytes }),
+                None => Err(missing(volume_id)),
+            },
+            NodeCall::NodeGetCapabilities => Ok(NodeReply::NodeGetCapabilities(vec![
+                NodeCapability::StageUnstageVolume,
+                NodeCapability::ExpandVolume,
+                NodeCapability::GetVolumeStats,
+            ])),
+            NodeCall::NodeGetVolumeStats { .. } | NodeCall::NodeGetInfo => {
+                Err(Error::new(Code::Unimplemented, "not asked for in virtual time"))
+            }
+        }
+    }
+
+    fn efs_node(&mut self, number: usize, call: &NodeCall) -> Result<NodeReply, Error> {
+        match call {
+            NodeCall::NodePublishVolume { volume_id, target_path, readonly, capability, volume_context, .. } => {
+                efs::check_capabilities(std::slice::from_ref(capability))
+                    .map_err(|why| Error::new(Code::InvalidArgument, format!("Volume capability not supported: {why}")))?;
+                let mount = self.mount_efs(number, volume_id, *readonly, volume_context.get("mounttargetip").cloned())?;
+                self.nodes[number].mounts.entry(target_path.clone()).or_insert(mount);
+                Ok(NodeReply::NodePublishVolume)
+            }
+            NodeCall::NodeUnpublishVolume { target_path, .. } => {
+                self.nodes[number].mounts.remove(target_path);
+                Ok(NodeReply::NodeUnpublishVolume)
+            }
+            NodeCall::NodeGetCapabilities => Ok(NodeReply::NodeGetCapabilities(vec![NodeCapability::GetVolumeStats])),
+            NodeCall::NodeStageVolume { .. }
+            | NodeCall::NodeUnstageVolume { .. }
+            | NodeCall::NodeExpandVolume { .. }
+            | NodeCall::NodeGetVolumeStats { .. }
+            | NodeCall::NodeGetInfo => Err(Error::new(Code::Unimplemented, "")),
+        }
+    }
+
+    /// What mount.efs does: asks whether it may, and makes the access point's root where it is missing.
+    fn mount_efs(&mut self, number: usize, volume_id: &str, read_only: bool, mount_target_ip: Option<String>) -> Result<Mount, Error> {
+        let handle = efs::Handle::parse(volume_id)?;
+        let info = &self.nodes[number].info;
+        let groups =
+            self.aws.ec2.instance(&info.instance_id).map(|instance| instance.interface.security_groups.clone()).unwrap_or_default();
+        let request = EfsMount {
+            file_system_id: handle.file_system_id.clone(),
+            access_point_id: (!handle.access_point_id.is_empty()).then(|| handle.access_point_id.clone()),
+            instance_id: info.instance_id.clone(),
+            availability_zone: None,
+            mount_target_ip,
+            tls: true,
+            iam: false,
+            read_only,
+        };
+        let client = Client { zone: &info.zone, ip: info.private_ip, groups: &groups };
+        let failed = |message: &str| {
+            Error::new(
+                Code::Internal,
+                format!("Could not mount \"{}:/\": mount failed: exit status 32\nOutput: {message}", handle.file_system_id),
+            )
+        };
+        let grant = self.aws.efs.mount(&self.aws.ec2, &request, client).map_err(|refusal| failed(&refusal.message))?;
+        let tree = self.trees.get_mut(&grant.file_system_id).ok_or_else(|| failed("the file system has no tree"))?;
+        let root = files::clean(&format!("{}/{}", grant.root_directory, handle.path));
+        if !tree.has_directory(&root) {
+            if grant.creation.is_none() {
+                return Err(failed("mount.nfs4: mounting 127.0.0.1:/ failed, reason given by server: No such file or directory"));
+            }
+            tree.make_directory(&root);
+        }
+        Ok(Mount { tree: grant.file_system_id, root, read_only })
+    }
+
+    /// Starts a container's command.
+    pub(super) fn start(&mut self, number: usize, pod: &PodUid, container: String, attempt: u32) {
+        let result = self.begin(number, pod, &container, attempt);
+        let runs = result.is_ok();
+        self.kubelet(number, &Input::Started { pod: pod.clone(), container: container.clone(), result });
+        if runs {
+            self.clock.after(Duration::ZERO, Event::Line { node: number, pod: pod.clone(), container, attempt });
+        }
+    }
+
+    fn begin(&mut self, number: usize, uid: &PodUid, name: &str, attempt: u32) -> Result<(), StartError> {
+        let now = Time(self.timestamp());
+        let node = &self.nodes[number];
+        let gone = || StartError::Config(format!("container {name} is not there"));
+        let pod = node.pods.get(uid).cloned().ok_or_else(gone)?;
+        let spec = pod.spec.as_ref().ok_or_else(gone)?;
+        let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let container = all.into_iter().find(|container| container.name == name).ok_or_else(gone)?;
+        let program = Program::of(container).map_err(StartError::Exec)?;
+        let mut mounts = Vec::new();
+        for wanted in container.volume_mounts.iter().flatten() {
+            let source = self.volume_at(number, uid, &pod, &wanted.name).ok_or_else(|| {
+                // S8: a container never starts on a volume that is not mounted.
+                StartError::Config(format!("volume {} of container {name} is not mounted", wanted.name))
+            })?;
+            let root = files::clean(&format!("{}/{}", source.root, wanted.sub_path.as_deref().unwrap_or_default()));
+            if let Some(tree) = self.trees.get_mut(&source.tree) {
+                tree.make_directory(&root);
+            }
+            let read_only = source.read_only || wanted.read_only.unwrap_or(false);
+            mounts.push((files::clean(&wanted.mount_path), Mount { root, read_only, ..source }));
+        }
+        // The innermost mount of a path counts.
+        mounts.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
+        let mut own = files::Tree::default();
+        ["/tmp", "/var", "/etc", "/root"].iter().for_each(|directory| own.make_directory(directory));
+        let key = (uid.clone(), name.to_owned());
+        let node = &mut self.nodes[number];
+        node.containers.insert(key.clone(), Process { attempt, program, mounts, own });
+        node.started.insert(key, now);
+        Ok(())
+    }
+
+    /// What is mounted for a pod's volume.
+    fn volume_at(&self, number: usize, uid: &PodUid, pod: &core::Pod, name: &str) -> Option<Mount> {
+        let node = &self.nodes[number];
+        let volume = pod.spec.as_ref()?.volumes.iter().flatten().find(|volume| volume.name == name)?;
+        if volume.empty_dir.is_some() {
+            return Some(Mount { tree: format!("emptydir/{uid}/{name}"), root: "/".into(), read_only: false });
+        }
+        let claim = model_kube::controllers::claim_of(pod, volume)?;
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+        let claim = self.store.get::<core::PersistentVolumeClaim>(namespace, &claim)?;
+        let pv = claim.spec.as_ref()?.volume_name.as_deref()?;
+        node.mounts.get(&node.layout.pod_mount(uid, pv)).cloned()
+    }
+
+    /// A container's program comes round: its line is written, or its sleep is over.
+    pub(super) fn line(&mut self, number: usize, pod: &PodUid, name: &str, attempt: u32) {
+        let date = self.timestamp().strftime("%a %b %-d %H:%M:%S UTC %Y\n").to_string();
+        let Some(process) = self.nodes[number].containers.get_mut(&(pod.clone(), name.to_owned())) else { return };
+        if process.attempt != attempt {
+            return;
+        }
+        let again = |node, every| (every, Event::Line { node, pod: pod.clone(), container: name.to_owned(), attempt });
+        match process.program.clone() {
+            Program::Append { file, every } => {
+                match process.place(&file) {
+                    // A shell whose redirection fails says so and goes on.
+                    Some((mount, path)) if !mount.read_only => drop(self.trees.get_mut(&mount.tree).map(|tree| tree.append(&path, &date))),
+                    Some(_) => {}
+                    None => drop(process.own.append(&file, &date)),
+                }
+                let (every, event) = again(number, every);
+                self.clock.after(every, event);
+            }
+            Program::Sleep(None) => {}
+            Program::Sleep(Some(span)) => {
+                process.program = Program::Sleep(Some(Duration::ZERO));
+                if span.is_zero() {
+                    self.nodes[number].containers.remove(&(pod.clone(), name.to_owned()));
+                    self.kubelet(number, &Input::Exited { pod: pod.clone(), container: name.to_owned(), code: 0 });
+                } else {
+                    let (span, event) = again(number, span);
+                    self.clock.after(span, event);
+                }
+            }
+        }
+    }
+
+    /// `exec` of a command that only looks at files.
+    pub(super) fn look(&mut self, namespace: &str, pod: &str, container: Option<&str>, command: &[String]) -> Result<Output, EngineError> {
+        let refused = |reason: &str, message: String| EngineError::Kubernetes { reason: reason.into(), message };
+        let object = self.store.get::<core::Pod>(namespace, pod).ok_or_else(|| refused("NotFound", format!("pods \"{pod}\" not found")))?;
+        let uid = PodUid::from(object.metadata.uid.as_deref().unwrap_or_default());
+        let spec = object.spec.as_ref();
+        let first = spec.and_then(|spec| spec.containers.first()).map(|container| container.name.clone()).unwrap_or_default();
+        let name = container.map_or(first, str::to_owned);
+        let node_name = spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+        if node_name.is_empty() {
+            return Err(refused("BadRequest", format!("pod {pod} does not have a host assigned")));
+        }
+        let look = Look::parse(command).map_err(EngineError::Unsupported)?;
+        let node = self.nodes.iter().find(|node| node.info.name == node_name);
+        let process = node.and_then(|node| node.containers.get(&(uid, name.clone())));
+        let process =
+            process.ok_or_else(|| refused("InternalError", format!("unable to upgrade connection: container not found (\"{name}\")")))?;
+        let (tree, path) = match process.place(look.path()) {
+            Some((mount, path)) => (self.trees.get(&mount.tree), path),
+            None => (Some(&process.own), look.path().to_owned()),
+        };
+        let program = &command[0];
+        let absent = Output {
+            stdout: String::new(),
+            stderr: match program.as_str() {
+                "head" | "tail" => format!("{program}: cannot open '{}' for reading: No such file or directory\n", look.path()),
+                "ls" => format!("ls: cannot access '{}': No such file or directory\n", look.path()),
+                _ => format!("{program}: {}: No such file or directory\n", look.path()),
+            },
+            exit_code: if program == "ls" { 2 } else { 1 },
+        };
+        let lines = |lines: &[&str]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        let stdout = match (&look, tree) {
+            (_, None) => return Ok(absent),
+            (Look::List(_), Some(tree)) if tree.has_directory(&path) => lines(&tree.names(&path)),
+            (Look::List(_), Some(_)) => return Ok(absent),
+            (_, Some(tree)) => {
+                let Some(text) = tree.read(&path) else { return Ok(absent) };
+                let all: Vec<&str> = text.lines().collect();
+                match look {
+                    Look::Head(n, _) => lines(&all[..n.min(all.len())]),
+                    Look::Tail(n, _) => lines(&all[all.len().saturating_sub(n)..]),
+                    Look::Cat(_) | Look::List(_) => text.to_owned(),
+                }
+            }
+        };
+        Ok(Output { stdout, stderr: String::new(), exit_code: 0 })
+    }
+}
+
+impl Process {
+    /// The mount that a path in the container leads to, and the path in its tree; none: the container's own file system.
+    fn place(&self, path: &str) -> Option<(&Mount, String)> {
+        let path = files::clean(path);
+        self.mounts.iter().find_map(|(at, mount)| {
+            let rest = path.strip_prefix(at.as_str())?;
+            let inside = rest.is_empty() || rest.starts_with('/') || at == "/";
+            inside.then(|| (mount, files::clean(&format!("{}/{rest}", mount.root))))
+        })
+    }
+}
