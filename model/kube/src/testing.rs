@@ -375,17 +375,28 @@ impl World {
 
     /// One thing happens; false when only periodic timers are left.
     pub fn step(&mut self) -> bool {
-        let mut deliverable = Vec::new();
+        let (mut deliverable, mut idle) = (Vec::new(), Vec::new());
         for (index, slot) in self.slots.iter().enumerate() {
             if !slot.booted {
                 deliverable.push((index, None));
                 continue;
             }
-            for (kind, cursor) in &slot.cursors {
-                let next = self.store.since(*cursor).unwrap().find(|entry| entry.change.object().kind() == *kind);
-                if let Some(entry) = next {
-                    deliverable.push((index, Some((kind.clone(), entry.version, entry.change.clone()))));
+            let first = slot.cursors.values().min().copied().unwrap_or(0);
+            let mut open: BTreeMap<&Kind, u64> = slot.cursors.iter().map(|(kind, cursor)| (kind, *cursor)).collect();
+            for entry in self.store.since(first).unwrap() {
+                let kind = entry.change.object().kind();
+                if open.get(&kind).is_some_and(|cursor| entry.version > *cursor) {
+                    open.remove(&kind);
+                    deliverable.push((index, Some((kind, entry.version, entry.change.clone()))));
                 }
+            }
+            // A watch with nothing to tell moves on, so that the next look is short.
+            idle.push((index, open.into_keys().cloned().collect::<Vec<_>>()));
+        }
+        let version = self.store.version();
+        for (index, kinds) in idle {
+            for kind in kinds {
+                self.slots[index].cursors.insert(kind, version);
             }
         }
         let nodes: Vec<String> = self.mounted.keys().cloned().collect();
