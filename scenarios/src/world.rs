@@ -195,6 +195,8 @@ struct World {
     trees: BTreeMap<String, files::Tree>,
     /// Events of one kind reach a watcher in order.
     delivered: BTreeMap<(Watcher, Kind), Duration>,
+    /// How many Events were told; their names are made from their nanoseconds, which must differ.
+    told: i64,
 }
 
 impl World {
@@ -214,6 +216,7 @@ impl World {
             nodes: world.nodes().into_iter().enumerate().map(|(n, info)| kubelet::Node::new(info, given.nodes.get(n))).collect(),
             trees: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            told: 0,
         };
         this.note("seed", &seed);
         this.boot()?;
@@ -241,6 +244,13 @@ impl World {
         let now = self.clock.now();
         // Hundreds of thousands of years away from the end of time.
         Timestamp::new(EPOCH + now.as_secs() as i64, now.subsec_nanos() as i32).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Now, for an Event: no two are told at the same nanosecond.
+    fn event_time(&mut self) -> Timestamp {
+        self.told += 1;
+        let now = self.timestamp();
+        now.checked_add(k8s_openapi::jiff::SignedDuration::from_nanos(self.told)).unwrap_or(now)
     }
 
     fn at(&self) -> model_aws::At {

@@ -55,7 +55,7 @@ impl World {
                 Effect::Arm(timer, span) => self.arm(Timer::Controller(number, timer), span),
                 Effect::Disarm(timer) => self.clock.disarm(&Timer::Controller(number, timer)),
                 Effect::Record(record) => {
-                    let at = self.timestamp();
+                    let at = self.event_time();
                     let write = self.controllers[number].recorder.record(&record, at);
                     self.tell(&record, write);
                 }

@@ -120,10 +120,10 @@ impl World {
             Work::RemoveSnapshot { snapshot } => drop(self.trees.remove(&snapshot.id(seed))),
             Work::RemoveStray { id } => drop(self.trees.remove(id)),
             Work::GrowFile { .. } => {}
-            Work::Attach { volume, instance, device, bytes } => {
+            Work::Attach { volume, instance, bytes, .. } => {
                 let id = volume.id(seed);
                 let node = self.node_of_instance(instance).ok_or(Failure::Lost)?;
-                self.nodes[node].devices.insert(id, super::kubelet::Device { name: device.clone(), bytes: *bytes });
+                self.nodes[node].devices.insert(id, super::kubelet::Device { bytes: *bytes });
             }
             Work::Resize { volume, instance, bytes } => {
                 let node = self.node_of_instance(instance).ok_or(Failure::Lost)?;

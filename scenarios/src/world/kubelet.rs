@@ -27,8 +27,8 @@ use crate::language::WorldNode;
 /// How often a kubelet renews its lease: a quarter of its 40 s.
 const BEAT: Duration = Duration::from_secs(10);
 
+/// A volume's block device.
 pub(super) struct Device {
-    pub name: String,
     pub bytes: u64,
 }
 
@@ -264,7 +264,7 @@ impl World {
     }
 
     fn record(&mut self, number: usize, about: core::ObjectReference, warning: bool, reason: &str, message: String) {
-        let at = self.timestamp();
+        let at = self.event_time();
         let event_type = if warning { EventType::Warning } else { EventType::Normal };
         let mut record = EventRecord::new(about, event_type, reason, message, "kubelet");
         let node = &mut self.nodes[number];

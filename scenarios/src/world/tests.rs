@@ -55,3 +55,35 @@ spec:
     assert!(!report.passed);
     assert!(report.to_text().contains("`mysqld` runs only with --live"), "{}", report.to_text());
 }
+
+#[test]
+fn a_scenario_names_its_nodes() {
+    let text = "apiVersion: ebbtide.dev/v1alpha1
+kind: Scenario
+metadata: {name: t}
+spec:
+  world: {nodes: [{name: n1, zone: us-east-1c}], latency: {cloud: [1ms, 2ms]}, instant: true}
+  steps:
+  - name: a
+    try:
+    - assert:
+        resource: {kind: Node, metadata: {name: n1, labels: {topology.kubernetes.io/zone: us-east-1c}}}
+    - wait: {for: {kind: Node, name: n1, condition: Ready}, timeout: 1s}
+    - aws: {command: ec2 describe-instances, expect: {Reservations: [{Instances: [{Placement: {AvailabilityZone: us-east-1c}}]}]}}
+    - aws: {command: ec2 delete-volume, with: {VolumeId: vol-0123456789abcdef0}, error: InvalidVolume.NotFound}
+    - aws: {command: efs describe-file-systems, with: {FileSystemId: fs-0123456789abcdef0}, error: FileSystemNotFound}
+";
+    let report = run(&parse("t", text).unwrap(), 1);
+    assert!(report.passed, "{}", report.to_text());
+}
+
+/// The clean-up of E01 without its last step leaves the volume: the invariant sees it.
+#[test]
+fn a_forgotten_volume_is_a_leak() {
+    let mut scenario = crate::load("e01").unwrap();
+    let last = scenario.spec.steps.last_mut().unwrap();
+    last.attempt.truncate(last.attempt.len() - 2);
+    let report = run(&scenario, 1);
+    let found: Vec<_> = report.violations.iter().map(|violation| violation.invariant.as_str()).collect();
+    assert_eq!(found, ["no-leak"], "{}", report.to_text());
+}
