@@ -3,6 +3,7 @@
 //! - [`host`]: start, find, stop and enter a node; what its first process does.
 //! - [`agent`], [`devices`], [`loops`]: the hypervisor's hand in the node: block devices come and go as the AWS side says.
 //! - [`drivers`]: the built-in CSI drivers, controller and node services.
+//! - [`kubelet`]: the node's pods and their volumes; [`pods`]: containers as processes.
 #![allow(clippy::disallowed_methods)] // the shell reads the clock and performs I/O
 
 pub mod agent;
@@ -10,6 +11,7 @@ pub mod config;
 pub mod devices;
 pub mod drivers;
 pub mod host;
+pub mod kubelet;
 pub mod loops;
 pub mod mounts;
 pub mod pods;

@@ -95,7 +95,8 @@ async fn volumes_are_where_they_were_asked_for() {
     let (data, fixed) = (dir.path().join("data"), dir.path().join("fixed"));
     std::fs::create_dir(&data).unwrap();
     std::fs::write(&fixed, "fixed\n").unwrap();
-    let mut config = config(dir.path(), &["sh", "-c", "cat /run/a/file; echo x > /run/a/file; id -u; id -G; echo one >> /data/sub/out.txt"]);
+    let mut config =
+        config(dir.path(), &["sh", "-c", "cat /run/a/file; echo x > /run/a/file; id -u; id -G; echo one >> /data/sub/out.txt"]);
     config.binds = vec![
         Bind { source: fixed.display().to_string(), target: "/run/a/file".into(), read_only: true, host_to_container: false },
         Bind { source: data.display().to_string(), target: "/data/sub".into(), read_only: false, host_to_container: false },
@@ -140,7 +141,8 @@ async fn commands_run_inside_and_a_stop_ends_everything() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let started = start(dir.path(), &config(dir.path(), &["sh", "-c", "trap 'echo bye; exit 3' TERM; while :; do sleep 0.05; done"])).await.unwrap();
+    let started =
+        start(dir.path(), &config(dir.path(), &["sh", "-c", "trap 'echo bye; exit 3' TERM; while :; do sleep 0.05; done"])).await.unwrap();
     let container = started.container.clone();
     let (output, error) = exec(dir.path(), &container, &["sh", "-c", "echo in $(hostname); cat /proc/1/comm; exit 5"]).await;
     assert_eq!((output.status.code(), error), (Some(5), None));

@@ -98,6 +98,7 @@ enum Op {
 }
 
 /// How an operation goes on.
+#[allow(clippy::large_enum_variant)] // lives for one call
 enum Next {
     Do(Op, Action),
     End(End),

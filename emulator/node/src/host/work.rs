@@ -109,8 +109,31 @@ fn plugin(config: &Arc<NodeConfig>, driver: &'static str, stop: CancellationToke
 
 /// Runs the kubelet, or waits to be stopped where there is none.
 async fn kubelet(config: Arc<NodeConfig>, stop: CancellationToken) -> Result<(), NodeError> {
-    if config.kubeconfig.is_none() {
+    let Some(kubeconfig) = config.kubeconfig.clone() else {
         stop.cancelled().await;
+        return Ok(());
+    };
+    let built_in = [model_node::driver::ebs::DRIVER, model_node::driver::efs::DRIVER];
+    let mut drivers = config.drivers.clone();
+    for driver in built_in {
+        drivers.entry(driver.to_owned()).or_insert_with(|| inside::plugin_socket(driver));
     }
-    Ok(())
+    let kubelet = crate::kubelet::KubeletConfig {
+        node_name: config.name.clone(),
+        kubeconfig,
+        kubelet_dir: inside::KUBELET.into(),
+        api_socket: inside::KUBELET_SOCKET.into(),
+        provider_id: config.provider_id(),
+        zone: config.zone.clone(),
+        region: config.region.clone(),
+        instance_type: config.instance_type.clone(),
+        internal_ip: config.internal_ip.clone(),
+        labels: config.labels.clone(),
+        drivers,
+        log_dir: config.places().node(&config.name).join("pods"),
+        // The program that runs now, whatever became of its path.
+        container_helper: "/proc/self/exe".into(),
+        eager: true,
+    };
+    crate::kubelet::run(kubelet, stop).await.map_err(|error| NodeError::Kubelet(error.to_string()))
 }
