@@ -25,7 +25,7 @@ pub fn storage(list: Option<&BTreeMap<String, Quantity>>) -> u64 {
 pub fn binary(bytes: u64) -> Quantity {
     let mut amount = bytes;
     for suffix in ["", "Ki", "Mi", "Gi", "Ti", "Pi"] {
-        if amount == 0 || amount % 1024 != 0 {
+        if amount == 0 || !amount.is_multiple_of(1024) {
             return Quantity(format!("{amount}{suffix}"));
         }
         amount /= 1024;

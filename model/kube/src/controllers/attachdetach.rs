@@ -139,7 +139,7 @@ impl AttachDetach {
             Input::Fired(fired) => self.fired(fired, out),
             Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
-        while let Some(item) = self.work.next() {
+        while let Some(item) = self.work.take() {
             match item.kind {
                 Kind::Node => self.sync_node(&item, out),
                 _ => {
@@ -352,7 +352,8 @@ impl AttachDetach {
             have.detach_requested = true;
             out.push(Effect::Arm(timer(Purpose::ForceDetach, item), FORCE_DETACH));
         }
-        if in_use && !(have.expired && !healthy) && !out_of_service {
+        let forced = out_of_service || (have.expired && !healthy);
+        if in_use && !forced {
             return;
         }
         have.op = Op::Unreporting;

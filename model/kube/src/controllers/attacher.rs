@@ -79,7 +79,7 @@ impl Attacher {
             }
             Input::Fired(timer) => self.work.retry(&timer.item),
         }
-        while let Some(item) = self.work.next() {
+        while let Some(item) = self.work.take() {
             match item.kind {
                 Kind::VolumeAttachment => self.sync_attachment(&item, out),
                 Kind::PersistentVolume => self.sync_volume(&item, out),

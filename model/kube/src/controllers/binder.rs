@@ -85,7 +85,7 @@ impl Binder {
             Input::Fired(timer) => self.work.retry(&timer.item),
             Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
-        while let Some(item) = self.work.next() {
+        while let Some(item) = self.work.take() {
             match item.kind {
                 Kind::PersistentVolumeClaim => self.sync_claim(&item, out),
                 Kind::PersistentVolume => self.sync_volume(&item, out),

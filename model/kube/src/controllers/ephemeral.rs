@@ -43,7 +43,7 @@ impl Ephemeral {
             Input::Fired(timer) => self.work.retry(&timer.item),
             Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
-        while let Some(item) = self.work.next() {
+        while let Some(item) = self.work.take() {
             if item.kind == Kind::Pod {
                 self.sync(&item, out);
             }

@@ -36,7 +36,7 @@ impl Expand {
             Input::Fired(timer) => self.work.retry(&timer.item),
             Input::Written { call, .. } | Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
-        while let Some(item) = self.work.next() {
+        while let Some(item) = self.work.take() {
             let Some(claim) = self.cache.at::<PersistentVolumeClaim>(&item) else {
                 self.said.forget(&item);
                 self.work.forget(&item, out);

@@ -95,7 +95,7 @@ impl NodeLifecycle {
             },
             Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
-        while let Some(item) = self.work.next() {
+        while let Some(item) = self.work.take() {
             match item.kind {
                 Kind::Node => self.sync_node(&item, out),
                 Kind::Pod => self.sync_pod(&item, out),

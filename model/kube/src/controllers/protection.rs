@@ -51,7 +51,7 @@ impl ClaimProtection {
             Input::Fired(timer) => self.work.retry(&timer.item),
             Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
-        while let Some(item) = self.work.next() {
+        while let Some(item) = self.work.take() {
             let Some(claim) = self.cache.at::<PersistentVolumeClaim>(&item).cloned() else {
                 self.work.forget(&item, out);
                 continue;
@@ -68,7 +68,8 @@ impl ClaimProtection {
         let address = format!("{}/{}", namespace(&claim.metadata), name(&claim.metadata));
         self.cache.found::<Pod>(Index::PodsByClaim, &address).any(|pod| {
             let owned = claim.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref());
-            !node_of(pod).is_empty() && !(owned && is_finished(pod))
+            let free = owned && is_finished(pod);
+            !node_of(pod).is_empty() && !free
         })
     }
 }
@@ -94,7 +95,7 @@ impl VolumeProtection {
             Input::Fired(timer) => self.work.retry(&timer.item),
             Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
-        while let Some(item) = self.work.next() {
+        while let Some(item) = self.work.take() {
             let Some(volume) = self.cache.at::<PersistentVolume>(&item).cloned() else {
                 self.work.forget(&item, out);
                 continue;

@@ -88,7 +88,7 @@ impl Provisioner {
             }
             Input::Fired(timer) => self.work.retry(&timer.item),
         }
-        while let Some(item) = self.work.next() {
+        while let Some(item) = self.work.take() {
             match item.kind {
                 Kind::PersistentVolumeClaim => self.sync_claim(&item, out),
                 Kind::PersistentVolume => self.sync_volume(&item, out),

@@ -79,7 +79,7 @@ impl Resizer {
             }
             Input::Fired(timer) => self.work.retry(&timer.item),
         }
-        while let Some(item) = self.work.next() {
+        while let Some(item) = self.work.take() {
             if item.kind == Kind::PersistentVolumeClaim {
                 self.sync(&item, out);
             }

@@ -84,7 +84,7 @@ impl Queue {
     }
 
     /// The next item to sync.
-    pub fn next(&mut self) -> Option<Key> {
+    pub fn take(&mut self) -> Option<Key> {
         if !self.booted {
             return None;
         }

@@ -39,16 +39,16 @@ fn one_call_an_item_and_a_target() {
     let (a, b) = (Key::new(Kind::PersistentVolumeClaim, "n", "a"), Key::new(Kind::PersistentVolumeClaim, "n", "b"));
     queue.mark(a.clone());
     queue.mark(b.clone());
-    assert_eq!(queue.next(), None, "not booted");
+    assert_eq!(queue.take(), None, "not booted");
     queue.boot();
-    assert_eq!(queue.next(), Some(a.clone()));
+    assert_eq!(queue.take(), Some(a.clone()));
     assert!(queue.write(&a, Write::delete(key()), &mut out));
-    assert_eq!(queue.next(), Some(b.clone()));
+    assert_eq!(queue.take(), Some(b.clone()));
     assert!(!queue.write(&b, Write::delete(key()), &mut out), "the target is busy");
     queue.mark(a.clone());
-    assert_eq!(queue.next(), None, "the item is busy");
+    assert_eq!(queue.take(), None, "the item is busy");
     queue.finish(0).unwrap();
-    assert_eq!((queue.next(), queue.next(), queue.next()), (Some(a), Some(b), None), "both are synced again");
+    assert_eq!((queue.take(), queue.take(), queue.take()), (Some(a), Some(b), None), "both are synced again");
     assert_eq!(queue.finish(0), Err(Reject::UnknownCall { call: 0 }));
 }
 
@@ -62,9 +62,9 @@ fn failures_wait_longer_and_longer_and_a_conflict_does_not() {
     for call in 0..3 {
         queue.write(&key(), Write::delete(key()), &mut out);
         queue.answer(&mut cache, call, &Err(ApiError::internal("x")), Backoff::OPERATION, &mut out).unwrap();
-        assert_eq!(queue.next(), None);
+        assert_eq!(queue.take(), None);
         queue.retry(&key());
-        assert_eq!(queue.next(), Some(key()));
+        assert_eq!(queue.take(), Some(key()));
     }
     assert_eq!(waits(&out), [500, 1000, 2000].map(Duration::from_millis));
     queue.succeed(&key());

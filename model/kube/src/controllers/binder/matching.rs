@@ -31,7 +31,7 @@ pub fn capacity(volume: &PersistentVolume) -> u64 {
     amount::storage(volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref()))
 }
 
-fn modes<'a>(modes: Option<&'a Vec<String>>) -> BTreeSet<&'a str> {
+fn modes(modes: Option<&Vec<String>>) -> BTreeSet<&str> {
     modes.into_iter().flatten().map(String::as_str).collect()
 }
 
