@@ -35,6 +35,10 @@ fn request<T>(message: T, timeout: Duration) -> Request<T> {
 async fn within<T>(timeout: Duration, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
     match tokio::time::timeout(timeout, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
+        // tonic's own word for a deadline that passed, on either end; Go says it as below.
+        Ok(Err(status)) if status.code() == tonic::Code::Cancelled && status.message() == "Timeout expired" => {
+            Err(Error::new(Code::DeadlineExceeded, "context deadline exceeded"))
+        }
         Ok(Err(status)) => Err(status_in(status)),
         Err(_) => Err(Error::new(Code::DeadlineExceeded, "context deadline exceeded")),
     }
