@@ -61,7 +61,9 @@ pub enum Denied {
     Missing,
     #[error("AWS was not able to validate the provided access credentials")]
     UnknownKey,
-    #[error("The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details.")]
+    #[error(
+        "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details."
+    )]
     Mismatch,
     #[error("Signature expired or not yet valid: {0} is more than 15 minutes from the time of this endpoint")]
     Skewed(String),

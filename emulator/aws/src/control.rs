@@ -154,10 +154,8 @@ async fn reset(server: &Server) -> Response {
             }
         }
     };
-    let booted = vec![
-        Input::Ec2(ec2::Input::Booted(ec2::Observed::default())),
-        Input::Efs(efs::Input::Booted { trees: Default::default() }),
-    ];
+    let booted =
+        vec![Input::Ec2(ec2::Input::Booted(ec2::Observed::default())), Input::Efs(efs::Input::Booted { trees: Default::default() })];
     ctx.engine.reset(Aws::new(&ctx.world, ctx.profile), cleanup, booted).await;
     // Agents connect again and say what they have.
     for instance in ctx.hub.instances() {

@@ -80,7 +80,10 @@ struct Applied {
 }
 
 enum Message {
-    Command { input: Input, reply: oneshot::Sender<Result<Vec<Effect>, Reject>> },
+    Command {
+        input: Input,
+        reply: oneshot::Sender<Result<Vec<Effect>, Reject>>,
+    },
     /// Something the outside tells by itself.
     Tell(Input),
     /// An effect ended.

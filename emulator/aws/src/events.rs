@@ -1,11 +1,21 @@
 //! The stream of `/_ebbtide/events`: one JSON line for every change of a resource, after it became durable.
 //!
-//! `{"time":"2026-11-23T04:00:00.000Z","kind":"volume","id":"vol-…","state":"in-use","record":{…}}`; a resource that is gone has
-//! the state `deleted` and no record.
+//! `{"time":"2026-11-23T04:00:00.000Z","kind":"volume","id":"vol-…","state":"in-use","record":{…}}`; a volume has
+//! its `attachments` beside; a resource that is gone has the state `deleted` and no record.
+
+use std::borrow::Cow;
 
 use model_aws::{At, Aws, Dirty};
 use serde::Serialize;
 use serde_json::value::RawValue;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Attached<'a> {
+    instance_id: &'a str,
+    device: &'a str,
+    state: &'static str,
+}
 
 #[derive(Serialize)]
 struct Event<'a> {
@@ -14,6 +24,8 @@ struct Event<'a> {
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attachments: Option<Vec<Attached<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     record: Option<&'a RawValue>,
 }
@@ -32,7 +44,7 @@ pub fn describe(at: At, aws: &Aws, dirty: &Dirty) -> Option<String> {
     let record = dirty.value.as_deref().and_then(|value| std::str::from_utf8(value).ok());
     let record = record.and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
     let state = if dirty.value.is_some() { state } else { Some("deleted") };
-    serde_json::to_string(&Event { time: timestamp(at), kind, id: &id, state, record }).ok()
+    serde_json::to_string(&Event { time: timestamp(at), kind, id: &id, state, attachments: attachments(aws, dirty), record }).ok()
 }
 
 /// The line of a reset.
@@ -40,11 +52,33 @@ pub fn reset(at: At) -> String {
     format!("{{\"time\":\"{}\",\"kind\":\"reset\"}}", timestamp(at))
 }
 
-fn resource<'a>(aws: &'a Aws, dirty: &'a Dirty) -> Option<(&'a str, std::borrow::Cow<'a, str>, Option<&'a str>)> {
-    let (service, kind) = dirty.table.split_once('/').unwrap_or(("", dirty.table));
-    if service == "efs" {
-        let (kind, id, state) = aws.efs.changed(dirty)?;
-        return Some((kind, id, state));
+type Resource<'a> = (&'a str, Cow<'a, str>, Option<&'a str>);
+
+fn resource<'a>(aws: &'a Aws, dirty: &'a Dirty) -> Option<Resource<'a>> {
+    let id = || Cow::Borrowed(dirty.key.as_str());
+    match dirty.table {
+        "ec2.volumes" => Some(("volume", id(), aws.ec2.volume_by_id(&dirty.key).map(|volume| volume.status().name()))),
+        "ec2.snapshots" => {
+            // Snapshots change seldom: a walk over them is no cost that matters.
+            let seed = aws.ec2.seed();
+            let snapshot = aws.ec2.snapshots().find(|snapshot| snapshot.key.id(seed) == dirty.key);
+            Some(("snapshot", id(), snapshot.map(|snapshot| snapshot.status().name())))
+        }
+        "ec2.securityGroups" => Some(("securityGroup", id(), None)),
+        _ => aws.efs.changed(dirty),
     }
-    Some((kind, std::borrow::Cow::Borrowed(dirty.key.as_str()), None))
+}
+
+/// The attachments of a changed volume, as users see them.
+fn attachments<'a>(aws: &'a Aws, dirty: &Dirty) -> Option<Vec<Attached<'a>>> {
+    if dirty.table != "ec2.volumes" {
+        return None;
+    }
+    let volume = aws.ec2.volume_by_id(&dirty.key)?;
+    let shown = volume.attachments.iter().map(|(instance, attachment)| Attached {
+        instance_id: instance,
+        device: &attachment.device,
+        state: attachment.status().name(),
+    });
+    Some(shown.collect())
 }

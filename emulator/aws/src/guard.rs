@@ -80,7 +80,15 @@ mod tests {
 
     #[test]
     fn our_own_names_pass() {
-        for host in ["localhost:4566", "127.0.0.1", "127.1.2.3:1", "[::1]:4566", "ec2.us-east-1.localhost", "LOCALHOST", "host.docker.internal:4566"] {
+        for host in [
+            "localhost:4566",
+            "127.0.0.1",
+            "127.1.2.3:1",
+            "[::1]:4566",
+            "ec2.us-east-1.localhost",
+            "LOCALHOST",
+            "host.docker.internal:4566",
+        ] {
             assert_eq!(check(&[("host", host)]), Ok(()), "{host}");
         }
         assert_eq!(check(&[("host", "localhost"), ("origin", "http://localhost:3000"), ("sec-fetch-site", "same-origin")]), Ok(()));

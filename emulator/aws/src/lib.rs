@@ -65,7 +65,9 @@ pub struct Config {
 pub enum StartError {
     #[error("the world is not sound")]
     World(#[from] WorldError),
-    #[error("{0} is not a loopback address: everybody who reaches it could use it; listen on 127.0.0.1, or check signatures (--auth verify)")]
+    #[error(
+        "{0} is not a loopback address: everybody who reaches it could use it; listen on 127.0.0.1, or check signatures (--auth verify)"
+    )]
     Exposed(SocketAddr),
     #[error("signatures are to be checked, but no keys are configured")]
     NoKeys,

@@ -250,14 +250,12 @@ impl axum::serve::Listener for Listener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Socket, SocketAddr) {
-        loop {
-            // The semaphore is never closed; were it, no more connections are taken.
-            let Ok(permit) = self.permits.clone().acquire_owned().await else { std::future::pending().await };
-            let (tcp, peer) = axum::serve::Listener::accept(&mut self.tcp).await;
-            // Without it answers are slower, not wrong.
-            let _ = tcp.set_nodelay(true);
-            return (Socket { tcp, _permit: permit }, peer);
-        }
+        // The semaphore is never closed; were it, no more connections are taken.
+        let Ok(permit) = self.permits.clone().acquire_owned().await else { std::future::pending().await };
+        let (tcp, peer) = axum::serve::Listener::accept(&mut self.tcp).await;
+        // Without it answers are slower, not wrong.
+        let _ = tcp.set_nodelay(true);
+        (Socket { tcp, _permit: permit }, peer)
     }
 
     fn local_addr(&self) -> std::io::Result<SocketAddr> {

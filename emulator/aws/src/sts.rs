@@ -65,17 +65,8 @@ struct AssumeRole {
 }
 
 /// What `AssumeRole*` may hold beside; it changes nothing here.
-const IGNORED: [&str; 9] = [
-    "ExternalId",
-    "Policy",
-    "PolicyArns",
-    "Tags",
-    "TransitiveTagKeys",
-    "SerialNumber",
-    "TokenCode",
-    "SourceIdentity",
-    "ProviderId",
-];
+const IGNORED: [&str; 9] =
+    ["ExternalId", "Policy", "PolicyArns", "Tags", "TransitiveTagKeys", "SerialNumber", "TokenCode", "SourceIdentity", "ProviderId"];
 
 /// Answers one action; `access_key` is the caller's, where the request was signed.
 pub fn handle(ctx: &Ctx, action: &str, mut params: Params, access_key: Option<&str>, at: At, request_id: &str) -> Result<String, Ec2Error> {
@@ -99,7 +90,8 @@ pub fn handle(ctx: &Ctx, action: &str, mut params: Params, access_key: Option<&s
                 duration_seconds: Option<u32>,
             }
             let request: GetSessionToken = params.read()?;
-            let credentials = credentials(at, duration(request.duration_seconds, 900..=129_600, 43_200)?, "ASIA0000000000000000".to_owned());
+            let credentials =
+                credentials(at, duration(request.duration_seconds, 900..=129_600, 43_200)?, "ASIA0000000000000000".to_owned());
             xml::query_response(NAMESPACE, action, &Session { credentials }, request_id)
         }
         "AssumeRole" | "AssumeRoleWithWebIdentity" => {
@@ -184,14 +176,16 @@ fn role_id(role: &str) -> String {
     format!("AROA0{digest}").to_ascii_uppercase()
 }
 
-/// The access key of a session names its role, so that `GetCallerIdentity` can say it without any state.
+/// The access key of a session names its role, so that `GetCallerIdentity` can say it without any state. Keys have 16 to 128
+/// characters: names too long for that are not in the key, too short ones are filled.
 fn key_of(role: &str, session: &str) -> String {
-    format!("ASIA{}", hex::encode_upper(format!("{role}/{session}")))
+    let names = hex::encode_upper(format!("{role}/{session}"));
+    if names.len() > 124 { role_id(role).replace("AROA", "ASIA") } else { format!("ASIA{names:0<12}") }
 }
 
 fn role_of(access_key: &str) -> Option<(String, String)> {
     let text = String::from_utf8(hex::decode(access_key.strip_prefix("ASIA")?).ok()?).ok()?;
-    let (role, session) = text.split_once('/')?;
+    let (role, session) = text.trim_end_matches('\0').split_once('/')?;
     Some((role.to_owned(), session.to_owned()))
 }
 
@@ -202,6 +196,8 @@ mod tests {
     #[test]
     fn a_session_key_names_its_role() {
         assert_eq!(role_of(&key_of("efs-role", "aws-go-sdk-1")), Some(("efs-role".to_owned(), "aws-go-sdk-1".to_owned())));
+        assert_eq!(role_of(&key_of("a", "bc")), Some(("a".to_owned(), "bc".to_owned())));
+        assert!((16..=128).contains(&key_of("a", "bc").len()) && (16..=128).contains(&key_of(&"r".repeat(64), "session").len()));
         assert_eq!(role_of("test"), None);
         assert_eq!(role_of("ASIA0000000000000000"), None);
     }

@@ -106,7 +106,8 @@ pub fn request_id() -> String {
 
 /// Escapes text for element content; characters that XML 1.0 cannot hold become U+FFFD.
 pub fn escape(text: &str) -> Cow<'_, str> {
-    let special = |c: char| matches!(c, '<' | '>' | '&' | '"') || (c < ' ' && !matches!(c, '\t' | '\n')) || matches!(c, '\u{fffe}' | '\u{ffff}');
+    let special =
+        |c: char| matches!(c, '<' | '>' | '&' | '"') || (c < ' ' && !matches!(c, '\t' | '\n')) || matches!(c, '\u{fffe}' | '\u{ffff}');
     if !text.contains(special) {
         return Cow::Borrowed(text);
     }
@@ -256,7 +257,13 @@ impl<'a> ser::Serializer for Writer<'a> {
         Ok(self)
     }
 
-    fn serialize_struct_variant(self, _: &'static str, _: u32, name: &'static str, _: usize) -> Result<Self::SerializeStructVariant, Error> {
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        name: &'static str,
+        _: usize,
+    ) -> Result<Self::SerializeStructVariant, Error> {
         Err(ser::Error::custom(name))
     }
 }

@@ -136,9 +136,7 @@ pub async fn handle(ctx: &Ctx, method: &Method, path: &str, query: Option<&str>,
         ("GET", ["mount-targets"]) => ("DescribeMountTargets", describe_mount_targets(ctx, &query).await),
         ("DELETE", ["mount-targets", id]) => ("DeleteMountTarget", done(ctx, Command::DeleteMountTarget { id: (*id).into() }, 204).await),
         ("GET", ["mount-targets", id, "security-groups"]) => ("DescribeMountTargetSecurityGroups", security_groups(ctx, id).await),
-        ("PUT", ["mount-targets", id, "security-groups"]) => {
-            ("ModifyMountTargetSecurityGroups", put_security_groups(ctx, id, body).await)
-        }
+        ("PUT", ["mount-targets", id, "security-groups"]) => ("ModifyMountTargetSecurityGroups", put_security_groups(ctx, id, body).await),
         ("POST", ["access-points"]) => ("CreateAccessPoint", create_access_point(ctx, body).await),
         ("GET", ["access-points"]) => ("DescribeAccessPoints", describe_access_points(ctx, &query).await),
         ("DELETE", ["access-points", id]) => ("DeleteAccessPoint", done(ctx, Command::DeleteAccessPoint { id: (*id).into() }, 204).await),
@@ -150,7 +148,10 @@ pub async fn handle(ctx: &Ctx, method: &Method, path: &str, query: Option<&str>,
         }
         ("GET", ["account-preferences"]) => ("DescribeAccountPreferences", preferences(body)),
         ("PUT", ["account-preferences"]) => ("PutAccountPreferences", preferences(body)),
-        _ => ("Unknown", Err(EfsError::new(404, "UnknownOperationException", format!("{method} {path} is no operation of EFS, or not built yet.")))),
+        _ => (
+            "Unknown",
+            Err(EfsError::new(404, "UnknownOperationException", format!("{method} {path} is no operation of EFS, or not built yet."))),
+        ),
     };
     Answer { action, result }
 }

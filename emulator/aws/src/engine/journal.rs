@@ -38,8 +38,8 @@ impl Journal {
         Ok(Self { path, file: BufWriter::with_capacity(1 << 16, file), written, failed: false })
     }
 
-    pub fn append(&mut self, at: At, input: &Input, verdict: Result<(), &Reject>) {
-        let line = Line { at, input, reject: verdict.err() };
+    pub fn append(&mut self, at: At, input: &Input, verdict: &Result<(), Reject>) {
+        let line = Line { at, input, reject: verdict.as_ref().err() };
         let result = serde_json::to_vec(&line).map_err(std::io::Error::from).and_then(|mut text| {
             text.push(b'\n');
             self.written += text.len() as u64;
@@ -86,10 +86,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(dir.path()).unwrap();
         let input = Input::Efs(efs::Input::Command(efs::Command::DeleteAccessPoint { id: "fsap-1".into() }));
-        journal.append(At(1), &input, Ok(()));
+        journal.append(At(1), &input, &Ok(()));
         journal.written = MAX_BYTES;
-        journal.append(At(2), &input, Ok(()));
-        journal.append(At(3), &input, Ok(()));
+        journal.append(At(2), &input, &Ok(()));
+        journal.append(At(3), &input, &Ok(()));
         journal.flush();
         let lines = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap().lines().count();
         assert_eq!((lines("aws.1.jsonl"), lines("aws.jsonl")), (2, 1));

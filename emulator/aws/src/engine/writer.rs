@@ -40,15 +40,19 @@ pub struct Writer {
     turn: Turn,
 }
 
+/// What a command's caller gets.
+type Answer = Result<Vec<Effect>, Reject>;
+
 /// What one turn collects until the commit.
 #[derive(Default)]
 struct Turn {
-    replies: Vec<(oneshot::Sender<Result<Vec<Effect>, Reject>>, Result<Vec<Effect>, Reject>)>,
+    replies: Vec<(oneshot::Sender<Answer>, Answer)>,
     actions: Vec<Effect>,
     /// Kept from step to step only for its memory.
     effects: Vec<Effect>,
 }
 
+#[allow(clippy::large_enum_variant)] // it is on the stack for a moment; a box would cost every message
 enum Next {
     Message(Message),
     TimerDue,
@@ -81,10 +85,15 @@ impl Writer {
         }
     }
 
+    /// Serves until told to stop. However this thread ends, those who wait are told, after the store is closed.
     pub fn run(mut self) {
-        // However this thread ends, those who wait are told.
-        let shared = self.shared.clone();
-        let _told = Told(&shared);
+        let told = Told(self.shared.clone());
+        self.serve();
+        drop(self);
+        drop(told);
+    }
+
+    fn serve(&mut self) {
         loop {
             let mut going = match self.next() {
                 Next::Closed => return,
@@ -191,7 +200,7 @@ impl Writer {
         let mut effects = std::mem::take(&mut self.turn.effects);
         let verdict = aws.step(at, input, &mut effects);
         if let Some(journal) = &mut self.journal {
-            journal.append(at, input, verdict.as_ref().map(|()| ()));
+            journal.append(at, input, &verdict);
         }
         if let Err(reject) = &verdict {
             tracing::debug!(%reject, "rejected");
@@ -297,9 +306,9 @@ impl Writer {
 }
 
 /// Sets the fault of an ended engine.
-struct Told<'a>(&'a Shared);
+struct Told(Arc<Shared>);
 
-impl Drop for Told<'_> {
+impl Drop for Told {
     fn drop(&mut self) {
         self.0.fault.send_replace(Some(STOPPED.into()));
     }

@@ -129,10 +129,7 @@ fn a_file_system_is_available_when_its_tree_is_made_and_its_time_has_passed() {
     let new = NewFileSystem { creation_token: "a".into(), ..Default::default() };
     let Ok(Reply::FileSystem(row, 0)) = bench.command(Command::CreateFileSystem(new.clone())) else { panic!() };
     assert_eq!(row.shown(), LifeCycle::Creating);
-    assert_eq!(
-        bench.command(Command::CreateFileSystem(new)),
-        Err(Reject::FileSystemExists { id: row.id.clone(), token: "a".into() })
-    );
+    assert_eq!(bench.command(Command::CreateFileSystem(new)), Err(Reject::FileSystemExists { id: row.id.clone(), token: "a".into() }));
     assert_eq!(
         bench.command(Command::CreateAccessPoint(point(&row.id, "t"))),
         Err(Reject::FileSystemState { id: row.id.clone(), state: "creating".into() })
@@ -263,7 +260,8 @@ fn access_points_are_checked_as_the_service_model_says() {
         let reject = bench.command(Command::CreateAccessPoint(bad.clone())).expect_err(&format!("{bad:?}"));
         assert_eq!(reject_to_error(&reject).code, "BadRequest", "{bad:?}");
     }
-    for (place, good) in [with("/", None, 0), with("/a/b/c/d", Some("0755"), 16), with("/a.b/c-d", Some("700"), 0)].into_iter().enumerate() {
+    for (place, good) in [with("/", None, 0), with("/a/b/c/d", Some("0755"), 16), with("/a.b/c-d", Some("700"), 0)].into_iter().enumerate()
+    {
         let good = NewAccessPoint { client_token: place.to_string(), ..good };
         assert!(bench.command(Command::CreateAccessPoint(good.clone())).is_ok(), "{good:?}");
     }
@@ -317,7 +315,9 @@ fn who_may_mount() {
     let groups = instance.interface.security_groups.clone();
     let (kind, text) = mount(&bench, &request(None), &groups).unwrap_err();
     assert_eq!(kind, EfsRefusalKind::Unresolved);
-    assert!(text.starts_with(&format!("Failed to resolve \"{id}.efs.us-east-1.amazonaws.com\" - check that your file system ID is correct")));
+    assert!(
+        text.starts_with(&format!("Failed to resolve \"{id}.efs.us-east-1.amazonaws.com\" - check that your file system ID is correct"))
+    );
     assert!(text.ends_with(&format!("Cannot find mount target for the file system {id}, please create a mount target in us-east-1a.")));
     let target = bench.mount_target(&id, 0).unwrap();
     let (_, text) = mount(&bench, &request(None), &groups).unwrap_err();
