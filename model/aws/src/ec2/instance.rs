@@ -13,6 +13,8 @@ use crate::world::World;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Instance {
     pub id: InstanceId,
+    /// Its place in the world; describe calls list by it.
+    pub order: usize,
     pub instance_type: String,
     pub zone: String,
     pub subnet_id: String,
@@ -89,6 +91,7 @@ pub(super) fn of_world(world: &World, network: &Network) -> BTreeMap<InstanceId,
         }
         let record = Instance {
             id: id.clone(),
+            order: index,
             instance_type: instance.instance_type.clone(),
             zone: instance.zone.clone(),
             subnet_id: world.subnet_of(instance).map(|subnet| world.own_id("subnet", subnet)).unwrap_or_default(),

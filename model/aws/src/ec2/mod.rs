@@ -313,8 +313,11 @@ impl State {
         self.instances.get(id)
     }
 
+    /// In the world's order.
     pub fn instances(&self) -> impl Iterator<Item = &Instance> {
-        self.instances.values()
+        let mut instances: Vec<&Instance> = self.instances.values().collect();
+        instances.sort_by_key(|instance| instance.order);
+        instances.into_iter()
     }
 
     pub fn volume(&self, key: VolumeKey) -> Option<&Volume> {

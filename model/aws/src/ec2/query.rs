@@ -119,8 +119,12 @@ impl State {
             Err(Reject::NotFound { .. }) => Ok(None),
             Err(reject) => Err(reject),
         })?;
-        let items = self.instances.values().filter(|instance| named.as_ref().is_none_or(|named| named.contains(&instance.id)));
-        let items = items.filter(|instance| filter::matches(filters, &Fields { of: *instance, state: self }));
+        let mut listed: Vec<&Instance> = match &named {
+            Some(named) => named.iter().filter_map(|id| self.instances.get(id)).collect(),
+            None => self.instances.values().collect(),
+        };
+        listed.sort_by_key(|instance| instance.order);
+        let items = listed.into_iter().filter(|instance| filter::matches(filters, &Fields { of: *instance, state: self }));
         self.page(items, paging, !ids.is_empty())
     }
 

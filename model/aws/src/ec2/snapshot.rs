@@ -87,7 +87,9 @@ impl Snapshot {
     pub fn progress(&self) -> u32 {
         match self.status() {
             SnapshotStatus::Completed => 100,
-            SnapshotStatus::Pending | SnapshotStatus::Error => u32::from(self.steps.min(STEPS)) * 99 / u32::from(STEPS),
+            // The time is over and the copy is not there: nothing is known of how far it is.
+            SnapshotStatus::Pending | SnapshotStatus::Error if self.steps >= STEPS => 0,
+            SnapshotStatus::Pending | SnapshotStatus::Error => u32::from(self.steps) * 100 / u32::from(STEPS),
         }
     }
 

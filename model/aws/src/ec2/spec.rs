@@ -99,6 +99,10 @@ pub struct Asked {
 impl Spec {
     /// Checks a request in EC2's order and fills in the type's own values.
     pub fn new(volume_type: VolumeType, asked: Asked) -> Result<Self, Reject> {
+        // First of all: the CSI driver asks for the IOPS limit of st1 with a size that st1 does not have (ebs.md §1.5).
+        if asked.iops.is_some() && volume_type.iops_range().is_none() {
+            return Err(Reject::IopsNotSupported(volume_type));
+        }
         let (least, most) = volume_type.sizes();
         let size_gib = asked.size_gib;
         if size_gib < least {
@@ -117,11 +121,8 @@ impl Spec {
 
     fn check_iops(volume_type: VolumeType, size_gib: u32, asked: Option<u32>) -> Result<Option<u32>, Reject> {
         let Some((least, most, ratio)) = volume_type.iops_range() else {
-            return match asked {
-                Some(_) => Err(Reject::IopsNotSupported(volume_type)),
-                None if volume_type == VolumeType::Gp2 => Ok(Some((3 * size_gib).clamp(100, 16_000))),
-                None => Ok(None),
-            };
+            let derived = (volume_type == VolumeType::Gp2).then(|| (3 * size_gib).clamp(100, 16_000));
+            return Ok(derived);
         };
         let Some(iops) = asked else {
             return if volume_type == VolumeType::Gp3 { Ok(Some(least)) } else { Err(Reject::IopsRequired(volume_type)) };
@@ -198,6 +199,7 @@ mod tests {
         assert_eq!(reject(Standard, 1025, None, None), Reject::SizeTooLarge { volume_type: Standard, size_gib: 1025, most: 1024 });
         assert_eq!(reject(Io1, 4, None, None), Reject::IopsRequired(Io1));
         assert_eq!(reject(Gp2, 4, Some(100), None), Reject::IopsNotSupported(Gp2));
+        assert_eq!(reject(St1, 4, Some(2_147_483_647), None), Reject::IopsNotSupported(St1));
         assert_eq!(reject(Gp3, 4, Some(2_147_483_647), None), Reject::IopsTooHigh { iops: 2_147_483_647, most: 80_000 });
         assert_eq!(reject(Io2, 4, Some(2_147_483_647), None), Reject::Io2TooHigh);
         assert_eq!(reject(Io1, 4, Some(50), None), Reject::IopsTooLow { iops: 50, least: 100 });
