@@ -8,6 +8,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 fn user_50000() -> AccessPoint {
@@ -183,19 +184,29 @@ fn locks_hold_between_mounts() {
     nix::fcntl::fcntl(&y, nix::fcntl::FcntlArg::F_GETLK(&mut asked)).expect("getlk");
     assert_eq!((i32::from(asked.l_type), asked.l_start, asked.l_len), (libc::F_WRLCK, 0, 5));
     // Any close drops the process's locks on that mount; then the waiter gets it.
-    let waiter = std::thread::spawn(move || {
-        let start = Instant::now();
-        rustix::fs::flock(open(&b), FlockOperation::LockShared).map(|()| start.elapsed())
-    });
+    let released = AtomicBool::new(false);
+    let (tell, thread_id) = std::sync::mpsc::channel();
     assert_eq!(posix(&y, libc::F_UNLCK, 0, 0), 0);
-    std::thread::sleep(Duration::from_millis(100)); // lets the waiter block; the assertion below cannot pass without
-    drop(x);
-    let waited = waiter.join().expect("thread").expect("locked");
-    assert!(waited > Duration::from_millis(50), "it had to wait, but took {waited:?}");
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            tell.send(rustix::thread::gettid()).expect("receiver");
+            rustix::fs::flock(open(&b), FlockOperation::LockShared).map(|()| released.load(Ordering::SeqCst))
+        });
+        let tid = thread_id.recv().expect("thread id").as_raw_nonzero();
+        wait_until("it waits in the kernel", || waits_for_fuse(&format!("/proc/self/task/{tid}")));
+        released.store(true, Ordering::SeqCst);
+        drop(x);
+        assert_eq!(waiter.join().expect("thread"), Ok(true), "it got the lock too early");
+    });
     // Read-only descriptors take no exclusive lock, as over NFS.
     let read_only = fs::File::open(a.join("f")).expect("open");
     assert_eq!(code(rustix::fs::flock(&read_only, FlockOperation::NonBlockingLockExclusive)), libc::EBADF);
     drop(y);
+}
+
+/// The thread waits for an answer of a FUSE server.
+fn waits_for_fuse(task: &str) -> bool {
+    fs::read_to_string(format!("{task}/wchan")).is_ok_and(|w| w.contains("fuse") || w.contains("request_wait"))
 }
 
 #[test]
