@@ -167,7 +167,7 @@ fn carry_out(devices: &Arc<Devices>, call: ToAgent) -> Option<(u64, Result<(), D
 fn thaw_later(devices: Arc<Devices>, volume_id: String) {
     tokio::runtime::Handle::current().spawn(async move {
         tokio::time::sleep(FREEZE_LIMIT).await;
-        let _ = tokio::task::spawn_blocking(move || devices.thaw(&volume_id)).await;
+        let _ = tokio::task::spawn_blocking(move || devices.thaw_old(&volume_id, FREEZE_LIMIT)).await;
     });
 }
 

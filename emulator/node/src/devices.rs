@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use model_common::agent::{Device, DeviceError};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -19,6 +20,13 @@ const BY_ID_PREFIX: &str = "nvme-Amazon_Elastic_Block_Store_";
 const FIFREEZE: libc::c_ulong = 0xC004_5877;
 const FITHAW: libc::c_ulong = 0xC004_5878;
 
+/// A frozen file system: a directory of it, by which it is thawed.
+#[derive(Debug)]
+struct Frozen {
+    dir: File,
+    since: Instant,
+}
+
 /// The devices of one node.
 #[derive(Debug)]
 pub struct Devices {
@@ -27,7 +35,7 @@ pub struct Devices {
     volumes: PathBuf,
     loops: Loops,
     /// Names are given by one at a time. Holds the frozen volumes.
-    frozen: Mutex<BTreeMap<String, File>>,
+    frozen: Mutex<BTreeMap<String, Frozen>>,
 }
 
 impl Devices {
@@ -36,7 +44,7 @@ impl Devices {
         Self { loops: Loops::new(&dev, first_loop), dev, volumes, frozen: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, File>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Frozen>> {
         self.frozen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
@@ -160,13 +168,19 @@ impl Devices {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
             Err(error) => return Err(failed(format!("freezing {}", point.display()))(error)),
         }
-        frozen.insert(volume_id.to_owned(), dir);
+        frozen.insert(volume_id.to_owned(), Frozen { dir, since: Instant::now() });
         Ok(())
+    }
+
+    /// Ends a freeze that has lasted `limit` or longer; a later one of the same volume goes on.
+    pub fn thaw_old(&self, volume_id: &str, limit: Duration) -> Result<(), DeviceError> {
+        let old = self.lock().get(volume_id).is_some_and(|frozen| frozen.since.elapsed() >= limit);
+        if old { self.thaw(volume_id) } else { Ok(()) }
     }
 
     /// Ends a freeze.
     pub fn thaw(&self, volume_id: &str) -> Result<(), DeviceError> {
-        let Some(dir) = self.lock().remove(volume_id) else { return Ok(()) };
+        let Some(Frozen { dir, .. }) = self.lock().remove(volume_id) else { return Ok(()) };
         match fs_ioctl(&dir, FITHAW) {
             // Not frozen: somebody else ended it.
             Err(error) if error.raw_os_error() != Some(libc::EINVAL) => Err(failed(format!("thawing {volume_id}"))(error)),

@@ -60,8 +60,7 @@ impl CloudCall {
     pub fn error(&self, status: u16, request_id: &str, code: &str, message: &str) -> CloudError {
         let (service, operation) = self.operation();
         CloudError::Api {
-            service: service.into(),
-            operation: operation.into(),
+            operation: format!("{service}: {operation}"),
             status,
             request_id: request_id.into(),
             code: code.into(),
@@ -102,14 +101,12 @@ pub enum CloudReply {
 /// Why the cloud did not do it. `Display` is what the AWS SDK for Go prints, since the drivers put that into their messages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 pub enum CloudError {
-    /// AWS answered with an error.
-    #[error(
-        "operation error {service}: {operation}, https response error StatusCode: {status}, RequestID: {request_id}, api error {code}: {message}"
-    )]
-    Api { service: String, operation: String, status: u16, request_id: String, code: String, message: String },
+    /// AWS answered with an error. `operation` is `EC2: CreateVolume`.
+    #[error("operation error {operation}, https response error StatusCode: {status}, RequestID: {request_id}, api error {code}: {message}")]
+    Api { operation: String, status: u16, request_id: String, code: String, message: String },
     /// The request could not be sent, or what came back could not be read.
-    #[error("operation error {service}: {operation}, {message}")]
-    Transport { service: String, operation: String, message: String },
+    #[error("operation error {operation}, {message}")]
+    Transport { operation: String, message: String },
 }
 
 impl CloudError {

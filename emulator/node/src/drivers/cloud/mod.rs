@@ -159,7 +159,7 @@ fn causes(error: &reqwest::Error) -> String {
 
 fn transport(call: &CloudCall, message: String) -> CloudError {
     let (service, operation) = call.operation();
-    CloudError::Transport { service: service.to_owned(), operation: operation.to_owned(), message }
+    CloudError::Transport { operation: format!("{service}: {operation}"), message }
 }
 
 fn retryable(error: &CloudError) -> bool {
@@ -172,8 +172,8 @@ fn retryable(error: &CloudError) -> bool {
 /// The SDK says so when it gave up.
 fn exhausted(error: CloudError, attempts: u32) -> CloudError {
     match error {
-        CloudError::Transport { service, operation, message } => {
-            CloudError::Transport { service, operation, message: format!("exceeded maximum number of attempts, {attempts}, {message}") }
+        CloudError::Transport { operation, message } => {
+            CloudError::Transport { operation, message: format!("exceeded maximum number of attempts, {attempts}, {message}") }
         }
         error @ CloudError::Api { .. } => error,
     }

@@ -347,7 +347,7 @@ impl ModifyOp {
             What::Modify { .. } => ControllerReply::ControllerModifyVolume,
             What::Expand { capability, .. } => ControllerReply::ControllerExpandVolume {
                 capacity_bytes: u64::try_from(size_gib).unwrap_or_default() * GIB,
-                node_expansion_required: !capability.as_ref().is_some_and(|capability| capability.access == Access::Block),
+                node_expansion_required: capability.as_ref().is_none_or(|capability| capability.access != Access::Block),
             },
         }))
     }
