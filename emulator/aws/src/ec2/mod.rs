@@ -8,6 +8,7 @@ mod effects;
 mod instances;
 mod modifications;
 mod network;
+mod rules;
 mod security_groups;
 mod snapshots;
 mod tags;

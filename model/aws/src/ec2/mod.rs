@@ -13,6 +13,7 @@ mod attachment;
 mod boot;
 mod command;
 mod drive;
+mod fields;
 mod filter;
 mod ids;
 mod index;
