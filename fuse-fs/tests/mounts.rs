@@ -399,3 +399,19 @@ fn a_mount_ends_with_umount_or_with_its_server() {
     assert!(io_code(open.sync_all()) != 0, "a file of a mount that is gone");
     assert_eq!(fs::read_dir(&b).expect("the bare directory").count(), 0);
 }
+
+#[test]
+fn a_dead_mount_is_replaced() {
+    if skipped() {
+        return;
+    }
+    let mut node = Node::start(vec![]);
+    let target = node.mount();
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let device = fuse_fs::mount_efs::mountinfo::parse(&table).find(|m| m.target == target).expect("mounted").device;
+    fuse_fs::server::session::cut(device.strip_prefix("0:").expect("no device of its own").parse().expect("a number")).expect("cut");
+    assert_eq!(io_code(fs::metadata(&target)), libc::ENOTCONN);
+    assert_eq!(node.mount_at(FS, &target, "rw"), Ok(()));
+    assert_eq!(mounts_below(&target), 1);
+    fs::write(target.join("f"), b"x").expect("it lives");
+}

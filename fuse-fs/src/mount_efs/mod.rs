@@ -7,7 +7,7 @@ mod state;
 
 use crate::protocol::{self, Answer, MountAsk, Refusal, RefusalKind, Request};
 use options::{Device, Fatal, Options};
-use rustix::mount::MoveMountFlags;
+use rustix::mount::{MoveMountFlags, UnmountFlags};
 use state::Log;
 use std::ffi::OsString;
 use std::io::Write;
@@ -115,11 +115,20 @@ pub fn run(args: &[String], environment: &Environment) -> Result<(), Failure> {
     })
 }
 
-/// Has the directory one of our mounts on top? (The real helper's own check never sees FUSE.)
+/// Has the directory one of our mounts on top? (The real helper's own check never sees FUSE.) One whose server died is
+/// taken away: NFS would have come back to life, FUSE only answers ENOTCONN for ever.
 fn is_mounted(target: &Path) -> bool {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let resolved = target.canonicalize().unwrap_or_else(|_| target.into());
-    mountinfo::parse(&table).filter(|m| m.target == resolved).last().is_some_and(|m| m.fs_type == "fuse.efs")
+    loop {
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        if mountinfo::parse(&table).filter(|m| m.target == resolved).last().is_none_or(|m| m.fs_type != "fuse.efs") {
+            return false;
+        }
+        let dead = std::fs::metadata(&resolved).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN));
+        if !dead || rustix::mount::unmount(&resolved, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_err() {
+            return true;
+        }
+    }
 }
 
 struct Helper<'a> {

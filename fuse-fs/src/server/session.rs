@@ -155,8 +155,9 @@ fn targets(minor: u32) -> Vec<PathBuf> {
     found
 }
 
-/// Aborts a connection through a fusectl of our own: it need not be mounted anywhere.
-fn cut(minor: u32) -> Result<(), Errno> {
+/// Aborts the connection of the mount with this minor device number, through a fusectl of our own: it need not be mounted
+/// anywhere. The mount stays and answers ENOTCONN.
+pub fn cut(minor: u32) -> Result<(), Errno> {
     let superblock = rustix::mount::fsopen(c"fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_create(&superblock)?;
     let connections = rustix::mount::fsmount(&superblock, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
