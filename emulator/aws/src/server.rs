@@ -171,9 +171,12 @@ async fn query(server: &Arc<Server>, service: &mut Service, parts: &mut Parts, b
     {
         *service = Service::Sts;
     }
-    // A web identity is its own proof: that request is not signed.
-    let unsigned = matches!(&parsed, Ok((Some(name), _)) if name == "AssumeRoleWithWebIdentity");
-    if !unsigned && let Err(denied) = server.auth.check(now(), parts, body) {
+    if let Err(denied) = server.auth.check(now(), parts, body) {
+        // A web identity is its own proof, so that request is not signed; but nobody here can check the proof.
+        if matches!(&parsed, Ok((Some(name), _)) if name == "AssumeRoleWithWebIdentity") {
+            let message = "No OpenIDConnect provider found: web identities cannot be checked here, use a configured key".to_owned();
+            return service.error(400, "InvalidIdentityToken", "", message);
+        }
         return deny(*service, &denied);
     }
     let (name, params) = match parsed {
@@ -187,7 +190,7 @@ async fn query(server: &Arc<Server>, service: &mut Service, parts: &mut Parts, b
     let result = if *service == Service::Sts {
         let id = xml::request_id();
         let access_key = credential.map(|credential| credential.access_key);
-        sts::handle(&server.ctx, &name, params, access_key, now(), &id).map(|text| xml::respond(200, &id, |_| text))
+        sts::handle(&server.ctx, &server.auth, &name, params, access_key, now(), &id).map(|text| xml::respond(200, &id, |_| text))
     } else {
         ec2::handle(&server.ctx, &name, params).await.map(xml::XmlBody::into_response)
     };

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::auth::Auth;
 use crate::ctx::Ctx;
 use crate::error::Ec2Error;
 use crate::events::timestamp;
@@ -69,7 +70,15 @@ const IGNORED: [&str; 9] =
     ["ExternalId", "Policy", "PolicyArns", "Tags", "TransitiveTagKeys", "SerialNumber", "TokenCode", "SourceIdentity", "ProviderId"];
 
 /// Answers one action; `access_key` is the caller's, where the request was signed.
-pub fn handle(ctx: &Ctx, action: &str, mut params: Params, access_key: Option<&str>, at: At, request_id: &str) -> Result<String, Ec2Error> {
+pub fn handle(
+    ctx: &Ctx,
+    auth: &Auth,
+    action: &str,
+    mut params: Params,
+    access_key: Option<&str>,
+    at: At,
+    request_id: &str,
+) -> Result<String, Ec2Error> {
     let account = &ctx.world.account;
     params.forget(&IGNORED);
     match action {
@@ -91,7 +100,7 @@ pub fn handle(ctx: &Ctx, action: &str, mut params: Params, access_key: Option<&s
             }
             let request: GetSessionToken = params.read()?;
             let credentials =
-                credentials(at, duration(request.duration_seconds, 900..=129_600, 43_200)?, "ASIA0000000000000000".to_owned());
+                credentials(auth, at, duration(request.duration_seconds, 900..=129_600, 43_200)?, "ASIA0000000000000000".to_owned());
             xml::query_response(NAMESPACE, action, &Session { credentials }, request_id)
         }
         "AssumeRole" | "AssumeRoleWithWebIdentity" => {
@@ -105,7 +114,7 @@ pub fn handle(ctx: &Ctx, action: &str, mut params: Params, access_key: Option<&s
             let session = &request.role_session_name;
             let assumed = Assumed {
                 subject_from_web_identity_token: web.then(|| session.clone()),
-                credentials: credentials(at, seconds, key_of(role, session)),
+                credentials: credentials(auth, at, seconds, key_of(role, session)),
                 assumed_role_user: AssumedRoleUser {
                     arn: format!("arn:aws:sts::{}:assumed-role/{role}/{session}", role_account(&request.role_arn).unwrap_or(account)),
                     assumed_role_id: format!("{}:{session}", role_id(role)),
@@ -159,11 +168,11 @@ fn duration(asked: Option<u32>, range: std::ops::RangeInclusive<u32>, default: u
     ))
 }
 
-fn credentials(at: At, seconds: u32, access_key_id: String) -> Credentials {
+fn credentials(auth: &Auth, at: At, seconds: u32, access_key_id: String) -> Credentials {
     let ends = At(at.0.saturating_add(i64::from(seconds) * 1000));
     let whole = timestamp(ends);
     Credentials {
-        secret_access_key: "ebbtide".repeat(6).chars().take(40).collect(),
+        secret_access_key: auth.session_secret(&access_key_id),
         session_token: format!("ebbtide-{access_key_id}"),
         access_key_id,
         expiration: format!("{}Z", whole.get(..19).unwrap_or(&whole)),
