@@ -12,7 +12,7 @@ use stateright::{Checker, Model, Property};
 
 use super::super::AttachDetach;
 use crate::machine::{Effect, Input, Purpose, Timer};
-use crate::object::{Change, Key, Kind, Object, Typed};
+use crate::object::{Change, Key, Kind, Object};
 use crate::store::{self, Store};
 use crate::testing::{claim, object, pod, volume};
 use crate::write::{ApiError, Patch, Propagation, Subresource, Write};
@@ -54,11 +54,21 @@ enum Act {
     Deliver(Kind),
     Perform(usize),
     Retry(Key),
-    /// The attacher and EC2 in one: carries the attachment out.
-    Attacher(&'static str),
-    Kubelet(&'static str),
+    /// The attacher with EC2, or the kubelet of the node.
+    Around(&'static str, Do),
     DeleteFirst,
     Crash,
+}
+
+/// A step of what is around the controller.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Do {
+    InUse(bool),
+    Mount,
+    Unmount,
+    Finalizer,
+    Attach,
+    Detach,
 }
 
 struct Handshake;
@@ -130,69 +140,73 @@ impl State {
         events.next().map(|entry| (entry.version, entry.change.clone()))
     }
 
-    fn kubelet(&mut self, name: &'static str, act: bool) -> bool {
-        let node = self.store.get::<Node>("", name).unwrap().clone();
-        let status = node.status.clone().unwrap_or_default();
+    /// What the kubelet of a node does next.
+    fn kubelet(&self, name: &'static str) -> Option<Do> {
+        let status = self.store.get::<Node>("", name)?.status.clone().unwrap_or_default();
         let in_use = status.volumes_in_use.is_some_and(|volumes| volumes.iter().any(|volume| volume == UNIQUE));
         let attached = status.volumes_attached.is_some_and(|volumes| volumes.iter().any(|volume| volume.name == UNIQUE));
         let needed = self.store.pods_on(name).next().is_some();
-        let mounted = self.mounted.contains(name);
-        let mut say = |volumes: &[&str]| {
-            let patch = Patch::Merge(json!({"status": {"volumesInUse": volumes}}));
-            write(&mut self.store, &Write::Patch { key: node.key(), patch, subresource: Subresource::Status }).unwrap();
-        };
-        match (needed, mounted, in_use) {
-            (true, false, false) if act => say(&[UNIQUE]),
-            (false, false, true) if act => say(&[]),
-            (true, false, true) if attached => {
-                if act {
-                    self.mounted.insert(name);
-                }
-            }
-            (false, true, _) => {
-                if act {
-                    self.mounted.remove(name);
-                }
-            }
-            (true, false, false) | (false, false, true) => {}
-            _ => return false,
+        match (needed, self.mounted.contains(name), in_use) {
+            (true, false, false) => Some(Do::InUse(true)),
+            (false, false, true) => Some(Do::InUse(false)),
+            (true, false, true) if attached => Some(Do::Mount),
+            (false, true, _) => Some(Do::Unmount),
+            _ => None,
         }
-        true
     }
 
     fn attachment(&self, node: &str) -> Option<VolumeAttachment> {
         self.store.list::<VolumeAttachment>().find(|attachment| attachment.spec.node_name == node).map(|found| (**found).clone())
     }
 
-    fn attacher(&mut self, node: &'static str, act: bool) -> bool {
-        let Some(mut attachment) = self.attachment(node) else { return false };
+    /// What the attacher, with EC2, does next for a node.
+    fn attacher(&self, node: &'static str) -> Option<Do> {
+        let attachment = self.attachment(node)?;
         let held = attachment.metadata.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty());
         if attachment.metadata.deletion_timestamp.is_some() {
-            if act {
-                self.attached.remove(node);
-                attachment.metadata.finalizers = None;
-                write(&mut self.store, &Write::update(attachment)).unwrap();
-            }
-            return true;
+            return Some(Do::Detach);
         }
         if !held {
-            if act {
-                attachment.metadata.finalizers = Some(vec!["external-attacher/ebs-csi-aws-com".into()]);
-                write(&mut self.store, &Write::update(attachment)).unwrap();
-            }
-            return true;
+            return Some(Do::Finalizer);
         }
         let attached = attachment.status.as_ref().is_some_and(|status| status.attached);
         // EC2 refuses a volume that is attached elsewhere; the attacher tries until it is free.
-        if attached || self.attached.iter().any(|other| *other != node) {
-            return false;
-        }
-        if act {
-            self.attached.insert(node);
-            attachment.status.get_or_insert_default().attached = true;
-            write(&mut self.store, &Write::update_status(attachment)).unwrap();
-        }
-        true
+        (!attached && self.attached.iter().all(|other| *other == node)).then_some(Do::Attach)
+    }
+
+    fn perform(&mut self, node: &'static str, what: Do) {
+        let attachment = self.attachment(node);
+        let change = match (what, attachment) {
+            (Do::Mount, _) => {
+                self.mounted.insert(node);
+                return;
+            }
+            (Do::Unmount, _) => {
+                self.mounted.remove(node);
+                return;
+            }
+            (Do::InUse(is), _) => {
+                let volumes: &[&str] = if is { &[UNIQUE] } else { &[] };
+                let patch = Patch::Merge(json!({"status": {"volumesInUse": volumes}}));
+                Write::Patch { key: Key::new(Kind::Node, "", node), patch, subresource: Subresource::Status }
+            }
+            (Do::Detach, Some(mut attachment)) => {
+                self.attached.remove(node);
+                attachment.metadata.finalizers = None;
+                Write::update(attachment)
+            }
+            (Do::Finalizer, Some(mut attachment)) => {
+                attachment.metadata.finalizers = Some(vec!["external-attacher/ebs-csi-aws-com".into()]);
+                Write::update(attachment)
+            }
+            (Do::Attach, Some(mut attachment)) => {
+                self.attached.insert(node);
+                attachment.status.get_or_insert_default().attached = true;
+                Write::update_status(attachment)
+            }
+            (Do::Detach | Do::Finalizer | Do::Attach, None) => return,
+        };
+        write(&mut self.store, &change).unwrap();
     }
 
     fn finish(mut self) -> Self {
@@ -274,17 +288,11 @@ impl Model for Handshake {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Act>) {
-        let mut probe = state.clone();
         actions.extend(KINDS.iter().filter(|kind| state.next_event(kind).is_some()).cloned().map(Act::Deliver));
         actions.extend((0..state.effects.len()).map(Act::Perform));
         actions.extend(state.retries.iter().cloned().map(Act::Retry));
         for node in NODES {
-            if probe.attacher(node, false) {
-                actions.push(Act::Attacher(node));
-            }
-            if probe.kubelet(node, false) {
-                actions.push(Act::Kubelet(node));
-            }
+            actions.extend([state.attacher(node), state.kubelet(node)].into_iter().flatten().map(|what| Act::Around(node, what)));
         }
         if state.store.get::<Pod>("default", "first").is_some() {
             actions.push(Act::DeleteFirst);
@@ -318,12 +326,7 @@ impl Model for Handshake {
                 state.retries.remove(&item);
                 state.input(&Input::Fired(Timer { purpose: Purpose::Retry, item }));
             }
-            Act::Attacher(node) => {
-                state.attacher(node, true);
-            }
-            Act::Kubelet(node) => {
-                state.kubelet(node, true);
-            }
+            Act::Around(node, what) => state.perform(node, what),
             Act::DeleteFirst => {
                 let key = Key::new(Kind::Pod, "default", "first");
                 let delete =
@@ -351,7 +354,7 @@ impl Model for Handshake {
 
 #[test]
 fn never_mounted_while_detached() {
-    let checker = Handshake.checker().threads(2).target_state_count(60_000).spawn_bfs().join();
+    let checker = Handshake.checker().threads(2).target_state_count(24_000).spawn_bfs().join();
     println!("{} states, {} unique, depth {}", checker.state_count(), checker.unique_state_count(), checker.max_depth());
     checker.assert_properties();
 }
