@@ -116,6 +116,9 @@ pub struct UpArgs {
     /// Whether signatures are checked.
     #[arg(long, value_enum, default_value = "accept")]
     pub auth: Auth,
+    /// A further name by which clients call the AWS endpoint, such as host.docker.internal; other names are refused.
+    #[arg(long = "host", value_name = "NAME")]
+    pub hosts: Vec<String>,
     /// The access key id that `--auth verify` accepts.
     #[arg(long, env = "EBBTIDE_ACCESS_KEY", default_value = "test", value_name = "ID")]
     pub access_key: String,

@@ -120,8 +120,7 @@ fn exists(name: &'static str, path: &str, advice: &str) -> Check {
 /// A file system the kernel has, built in or as a module that modprobe can load.
 fn file_system(name: &'static str, advice: &str) -> Check {
     let listed = || {
-        std::fs::read_to_string("/proc/filesystems")
-            .is_ok_and(|all| all.lines().any(|line| line.split_whitespace().last() == Some(name)))
+        std::fs::read_to_string("/proc/filesystems").is_ok_and(|all| all.lines().any(|line| line.split_whitespace().last() == Some(name)))
     };
     let there = listed() || (Command::new("modprobe").arg("-q").arg(name).status().is_ok_and(|status| status.success()) && listed());
     Check {

@@ -12,7 +12,8 @@ pub fn env(args: &EnvArgs) -> anyhow::Result<ExitCode> {
         let up = Up::running(&args.data.places()?)?;
         // The secret is the user's: with `--auth verify` and a secret of their own they have it already.
         let secret = std::env::var("EBBTIDE_SECRET_KEY").unwrap_or_else(|_| "test".into());
-        let values = [up.endpoint(), up.access_key.clone(), secret, up.region.clone(), up.region.clone(), up.kubeconfig.display().to_string()];
+        let values =
+            [up.endpoint(), up.access_key.clone(), secret, up.region.clone(), up.region.clone(), up.kubeconfig.display().to_string()];
         NAMES.into_iter().zip(values).collect()
     };
     if args.data.output == Format::Json {

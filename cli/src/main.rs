@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         return fuse_fs::mount_efs::main(std::env::args_os());
     }
     // Before any thread exists: this becomes a container's first process.
-    if std::env::args_os().nth(1).is_some_and(|arg| arg == emulator_node::pods::INIT_ARG) {
+    if std::env::args_os().nth(1).is_some_and(|arg| arg == "container-init" || arg == "container-exec") {
         emulator_node::pods::container_init_main();
     }
     let cli = Cli::parse();

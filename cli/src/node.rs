@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use emulator_aws::world::Node;
 use emulator_common::places::Places;
 use emulator_node::NodeConfig;
+use model_aws::world::Node;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -125,7 +125,7 @@ impl NodeState {
 /// All nodes that a data directory knows.
 pub fn list(places: &Places) -> Vec<NodeState> {
     let world = std::fs::read_to_string(places.data().join("world.yaml")).unwrap_or_default();
-    let Ok(world) = serde_yaml::from_str::<emulator_aws::world::World>(&world) else { return Vec::new() };
+    let Ok(world) = serde_yaml::from_str::<model_aws::world::World>(&world) else { return Vec::new() };
     let nodes = world.nodes().into_iter().filter(|node| places.node(&node.name).exists());
     nodes
         .map(|node| NodeState {
@@ -157,7 +157,8 @@ pub fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
         NodeCommand::Ls(data) => ls(&data),
         NodeCommand::Exec { data, node, command } => {
             let status = emulator_node::exec(&data.places()?, &node, &command)?;
-            let code = std::os::unix::process::ExitStatusExt::signal(&status).map_or_else(|| status.code().unwrap_or(1), |signal| 128 + signal);
+            let code =
+                std::os::unix::process::ExitStatusExt::signal(&status).map_or_else(|| status.code().unwrap_or(1), |signal| 128 + signal);
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
         }
         NodeCommand::Kill { data, node } => {
@@ -181,7 +182,8 @@ pub fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
         }
         NodeCommand::Run { config } => {
             let text = std::fs::read_to_string(&config).with_context(|| format!("reading {}", config.display()))?;
-            let config: NodeConfig = serde_json::from_str(&text).with_context(|| format!("{} is not a node's configuration", config.display()))?;
+            let config: NodeConfig =
+                serde_json::from_str(&text).with_context(|| format!("{} is not a node's configuration", config.display()))?;
             let hooks = emulator_node::NodeHooks { efs: Some(Box::new(crate::efs::serve)) };
             match emulator_node::run(config, hooks)? {}
         }

@@ -48,15 +48,6 @@ impl Process {
         }
         true
     }
-
-    /// Asks it to end, and ends it when it does not within `grace`.
-    pub fn stop(self, grace: Duration) {
-        self.signal(Signal::TERM);
-        if !self.wait_gone(grace) {
-            self.signal(Signal::KILL);
-            self.wait_gone(Duration::from_secs(5));
-        }
-    }
 }
 
 /// Field 22 of /proc/PID/stat; none for a process that is gone or a zombie.

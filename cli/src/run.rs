@@ -23,7 +23,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let reports = match (&args.seeds, args.live) {
         (Some(range), _) => many(&scenario, range)?,
         (None, true) => vec![live(&scenario, args)?],
-        (None, false) => vec![scenarios::world::run(&scenario, args.seed)],
+        (None, false) => vec![scenarios::world::run(&scenario, args.seed.unwrap_or(scenario.spec.seed))],
     };
     match args.data.output {
         Format::Json if args.seeds.is_none() => println!("{}", serde_json::to_string_pretty(&reports[0])?),
@@ -41,7 +41,7 @@ fn list(format: Format) -> anyhow::Result<ExitCode> {
     let mut rows = Vec::new();
     for (name, _) in scenarios::library() {
         let scenario = scenarios::load(name)?;
-        rows.push(vec![(*name).to_owned(), scenario.spec.description.clone().unwrap_or_default()]);
+        rows.push(vec![(*name).to_owned(), scenario.spec.description.clone()]);
     }
     match format {
         Format::Text => print!("{}", crate::output::table(&["NAME", "WHAT"], &rows)),
@@ -56,7 +56,13 @@ fn list(format: Format) -> anyhow::Result<ExitCode> {
 fn live(scenario: &Scenario, args: &RunArgs) -> anyhow::Result<Report> {
     let up = Up::running(&args.data.places()?)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let target = scenarios::live::Target { aws_endpoint: up.endpoint(), region: up.region.clone(), kubeconfig: up.kubeconfig };
+    let secret = std::env::var("EBBTIDE_SECRET_KEY").unwrap_or_else(|_| "test".into());
+    let target = scenarios::live::Target {
+        aws_endpoint: up.endpoint(),
+        region: up.region.clone(),
+        kubeconfig: up.kubeconfig,
+        credentials: (up.access_key, secret),
+    };
     let quiet = args.data.output == Format::Json;
     Ok(runtime.block_on(async {
         match quiet {
@@ -77,12 +83,13 @@ fn range(text: &str) -> anyhow::Result<std::ops::RangeInclusive<u64>> {
 
 fn many(scenario: &Scenario, text: &str) -> anyhow::Result<Vec<Report>> {
     let range = range(text)?;
-    let bar = ProgressBar::new(range.end() - range.start() + 1)
-        .with_style(ProgressStyle::with_template("{bar:30} {pos}/{len} seeds, {per_sec}, {eta} left").unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = ProgressBar::new(range.end() - range.start() + 1).with_style(
+        ProgressStyle::with_template("{bar:30} {pos}/{len} seeds, {per_sec}, {eta} left").unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
     let reports = range
         .map(|seed| {
             bar.inc(1);
-            scenarios::world::run(scenario, Some(seed))
+            scenarios::world::run(scenario, seed)
         })
         .collect();
     bar.finish_and_clear();

@@ -168,7 +168,9 @@ pub fn reset(args: &ResetArgs) -> anyhow::Result<ExitCode> {
     }
     // Deleting follows mounts: data of somebody else may lie behind one.
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    if let Some(mount) = mounts.lines().filter_map(|line| line.split(' ').nth(4)).find(|mount| std::path::Path::new(mount).starts_with(places.data())) {
+    if let Some(mount) =
+        mounts.lines().filter_map(|line| line.split(' ').nth(4)).find(|mount| std::path::Path::new(mount).starts_with(places.data()))
+    {
         bail!("{mount} is mounted; unmount it first (umount {mount}); nothing was deleted");
     }
     for name in OURS {

@@ -8,8 +8,8 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use emulator_aws::world::World;
 use emulator_common::places::Places;
+use model_aws::world::World;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Auth, Profile, UpArgs};
@@ -87,7 +87,8 @@ fn bind(what: &str, option: &str, wanted: SocketAddr, last: Option<SocketAddr>) 
             return Ok(listener);
         }
     }
-    TcpListener::bind(wanted).with_context(|| format!("{what} cannot listen on {wanted}; choose another address with {option} (port 0: any free one)"))
+    TcpListener::bind(wanted)
+        .with_context(|| format!("{what} cannot listen on {wanted}; choose another address with {option} (port 0: any free one)"))
 }
 
 /// The world of this data directory: the one it was started with first.
@@ -145,13 +146,14 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
     let _lock = Lock::take(places)?;
     let last = Up::last(places);
     Up::remove(places);
-    let mut world = world(args, places)?;
+    let world = world(args, places)?;
     let root = rustix::process::geteuid().is_root();
     if !root && !args.no_nodes {
-        tracing::warn!("not root: the APIs work, but there are no nodes, no block devices and no mounts; start with sudo for the full product");
+        tracing::warn!(
+            "not root: the APIs work, but there are no nodes, no block devices and no mounts; start with sudo for the full product"
+        );
     }
     let with_nodes = root && !args.no_nodes;
-    world.devices = world.devices && !args.no_nodes;
     if (!args.listen.ip().is_loopback() || !args.kube_listen.ip().is_loopback()) && args.auth != Auth::Verify {
         bail!("an address that is not loopback needs --auth verify: whoever reaches it commands root on this machine");
     }
@@ -164,14 +166,16 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
         places: places.clone(),
         world: world.clone(),
         profile: match args.profile {
-            Profile::Instant => emulator_aws::Profile::Instant,
-            Profile::Aws => emulator_aws::Profile::Aws,
+            Profile::Instant => model_aws::Profile::Instant,
+            Profile::Aws => model_aws::Profile::Aws,
         },
         auth: match args.auth {
             Auth::Accept => emulator_aws::Auth::Accept,
             Auth::Verify => emulator_aws::Auth::Verify { keys: BTreeMap::from([(args.access_key.clone(), args.secret_key.clone())]) },
         },
+        devices: !args.no_nodes,
         journal: true,
+        hosts: args.hosts.clone(),
     })
     .await
     .context("starting the AWS endpoint")?;
