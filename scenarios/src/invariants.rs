@@ -62,9 +62,12 @@ pub const NAMES: [&str; 4] = ["single-attach", "pv-bound-once", "mounted-implies
 
 /// Checks the invariants that hold at any time; what is wrong, as (name, message).
 pub fn safety(facts: &Facts) -> Vec<(&'static str, String)> {
-    let checks: [(&'static str, fn(&Facts) -> Vec<String>); 3] =
-        [("single-attach", single_attach), ("pv-bound-once", pv_bound_once), ("mounted-implies-attached", mounted_implies_attached)];
-    checks.into_iter().flat_map(|(name, check)| check(facts).into_iter().map(move |message| (name, message))).collect()
+    let checks = [
+        ("single-attach", single_attach(facts)),
+        ("pv-bound-once", pv_bound_once(facts)),
+        ("mounted-implies-attached", mounted_implies_attached(facts)),
+    ];
+    checks.into_iter().flat_map(|(name, found)| found.into_iter().map(move |message| (name, message))).collect()
 }
 
 /// S1: a volume without multi-attach is attached to at most one instance.

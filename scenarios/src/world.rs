@@ -311,7 +311,7 @@ impl World {
             Event::Cloud { which, id, call } => {
                 let result = self.cloud(&call);
                 self.note("cloud", &(&call, &result));
-                self.soon(Part::Cloud, Event::Answer { which, id, result: Box::new(result) });
+                self.soon(Part::Cloud, Event::Answer { which, id, result });
             }
             Event::Answer { which, id, result } => self.driver(which, &driver::Input::Cloud { id, result: *result }),
             Event::Device(work) => self.device_done(*work),

@@ -94,6 +94,8 @@ fn shown(element: &Element, parent: &str, siblings: &[Element]) -> String {
         "groupSet" if parent == "instancesSet" => "SecurityGroups".into(),
         "groups" if parent == "ipPermissions" || parent == "ipPermissionsEgress" => "UserIdGroupPairs".into(),
         "groupDescription" => "Description".into(),
+        "dnsName" => "PublicDnsName".into(),
+        "ipAddress" => "PublicIpAddress".into(),
         wire => {
             let plural = match wire.strip_suffix("Set") {
                 Some(stem) if stem.ends_with('s') => stem.to_owned(),
@@ -131,7 +133,7 @@ fn fields(element: &Element, parent: &str) -> Value {
 
 /// A leaf. Numbers and booleans are those that the API's model has; everything else stays text, tags above all.
 fn scalar(element: &Element) -> Value {
-    const NUMBERS: [&str; 14] = [
+    const NUMBERS: [&str; 15] = [
         "size",
         "volumeSize",
         "iops",
@@ -145,6 +147,7 @@ fn scalar(element: &Element) -> Value {
         "targetIops",
         "originalIops",
         "progress",
+        "amiLaunchIndex",
         "deviceIndex",
     ];
     let text = element.text.as_str();

@@ -1,5 +1,7 @@
 //! The user's aws commands in the virtual world: parameters and answers as the aws CLI has them.
 
+mod requests;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -7,7 +9,6 @@ use k8s_openapi::jiff::Timestamp;
 use model_aws::ec2::network::{Peer, Rule};
 use model_aws::ec2::{self, Filter, Paging, TagItem};
 use model_aws::{At, Input, efs, world};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -15,6 +16,9 @@ use super::World;
 use super::cloud::{Refusal, Reply, tag_items};
 use crate::engine::EngineError;
 use crate::language;
+use requests::{
+    Attach, Authorize, CreateFileSystem, CreateGroup, CreateMountTarget, CreateVolume, Describe, GroupId, Ids, Permission, VolumeId,
+};
 
 /// The world that AWS starts with: the scenario's nodes in the default world, or the default world.
 pub(super) fn world(given: &language::World, seed: u64) -> Result<world::World, String> {
@@ -46,158 +50,6 @@ pub(super) fn world(given: &language::World, seed: u64) -> Result<world::World, 
     }
     world.check().map_err(|error| error.to_string())?;
     Ok(world)
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Tag {
-    key: String,
-    #[serde(default)]
-    value: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct TagSpecification {
-    resource_type: String,
-    tags: Vec<Tag>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct CreateVolume {
-    availability_zone: Option<String>,
-    size: Option<u32>,
-    volume_type: Option<String>,
-    iops: Option<u32>,
-    throughput: Option<u32>,
-    #[serde(default)]
-    encrypted: bool,
-    kms_key_id: Option<String>,
-    #[serde(default)]
-    multi_attach_enabled: bool,
-    snapshot_id: Option<String>,
-    client_token: Option<String>,
-    #[serde(default)]
-    tag_specifications: Vec<TagSpecification>,
-}
-
-/// A describe of EC2; each takes its own list of ids.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Describe {
-    #[serde(
-        default,
-        alias = "VolumeIds",
-        alias = "InstanceIds",
-        alias = "VpcIds",
-        alias = "SubnetIds",
-        alias = "GroupIds",
-        alias = "ZoneNames"
-    )]
-    ids: Vec<String>,
-    #[serde(default)]
-    filters: Vec<Selection>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Selection {
-    name: String,
-    values: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Attach {
-    volume_id: String,
-    instance_id: Option<String>,
-    device: Option<String>,
-    #[serde(default)]
-    force: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct CreateGroup {
-    group_name: String,
-    description: String,
-    vpc_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Authorize {
-    group_id: String,
-    ip_permissions: Vec<Permission>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Permission {
-    ip_protocol: String,
-    from_port: Option<i32>,
-    to_port: Option<i32>,
-    #[serde(default)]
-    ip_ranges: Vec<Range>,
-    #[serde(default)]
-    user_id_group_pairs: Vec<Pair>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Range {
-    cidr_ip: String,
-    description: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Pair {
-    group_id: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct CreateFileSystem {
-    creation_token: String,
-    performance_mode: Option<efs::PerformanceMode>,
-    throughput_mode: Option<efs::ThroughputMode>,
-    encrypted: Option<bool>,
-    availability_zone_name: Option<String>,
-    #[serde(default)]
-    tags: Vec<Tag>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct CreateMountTarget {
-    file_system_id: String,
-    subnet_id: String,
-    ip_address: Option<String>,
-    security_groups: Option<Vec<String>>,
-}
-
-/// The ids that EFS's describes and deletes take.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Ids {
-    file_system_id: Option<String>,
-    mount_target_id: Option<String>,
-    access_point_id: Option<String>,
-    creation_token: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct VolumeId {
-    volume_id: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct GroupId {
-    group_id: String,
 }
 
 /// Why a command gave no answer.
