@@ -68,7 +68,10 @@ pub async fn serve(ctx: Arc<Ctx>, mut socket: WebSocket) {
         tracing::info!(%instance, "an agent's connection ended");
         drop(connection);
         ctx.hub.quiet(&instance).await;
-        ctx.engine.tell(Input::Ec2(ec2::Input::Disconnected { instance: instance.into() }));
+        // A new connection may be there already; its `Connected` must be the last word.
+        ctx.hub.if_away(&instance, || {
+            ctx.engine.tell(Input::Ec2(ec2::Input::Disconnected { instance: instance.as_str().into() }));
+        });
     }
 }
 

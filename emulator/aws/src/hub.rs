@@ -78,6 +78,14 @@ impl Hub {
         self.agents().contains_key(instance)
     }
 
+    /// Runs `f` if the instance's agent is not connected, and lets none connect meanwhile.
+    pub fn if_away(&self, instance: &str, f: impl FnOnce()) {
+        let agents = self.agents();
+        if !agents.contains_key(instance) {
+            f();
+        }
+    }
+
     /// The instances whose agents are connected.
     pub fn instances(&self) -> Vec<String> {
         self.agents().keys().cloned().collect()
