@@ -151,9 +151,9 @@ impl Pending {
         self.find(key).is_some_and(|index| self.entries[index].pending)
     }
 
-    /// Whether nothing is executing or waiting.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    /// Whether nothing is executing or waiting. Entries whose backoff is over stay, as upstream.
+    pub fn is_idle(&self) -> bool {
+        self.entries.iter().all(|entry| !entry.pending && !entry.waiting)
     }
 }
 

@@ -16,6 +16,11 @@ mod spec;
 mod unmount;
 mod wire;
 
+#[cfg(test)]
+mod check;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,6 +137,8 @@ pub struct VolumeManager {
     /// Whether anything was reported since the start.
     ever_reported: bool,
     ticking: bool,
+    /// What ended with [`End::Again`]: not before the next tick.
+    held: BTreeSet<Key>,
     look_again: bool,
 }
 
@@ -151,6 +158,7 @@ impl VolumeManager {
             reporting: false,
             ever_reported: false,
             ticking: false,
+            held: BTreeSet::new(),
             look_again: false,
         }
     }
@@ -171,7 +179,10 @@ impl VolumeManager {
                 self.ever_reported = true;
             }
             Input::Done { op, result } => self.done(op, result.clone(), out)?,
-            Input::Fired(Timer::Tick) => self.ticking = false,
+            Input::Fired(Timer::Tick) => {
+                self.ticking = false;
+                self.held.clear();
+            }
             Input::Fired(Timer::Backoff(key)) => self.pending.backoff_over(key),
         }
         if self.booted {
@@ -231,6 +242,9 @@ impl VolumeManager {
 
     /// Starts an operation if the table permits it.
     fn start(&mut self, key: Key, name: OpName, begin: impl FnOnce(&mut Self, &mut Vec<Effect>) -> Next, out: &mut Vec<Effect>) {
+        if self.held.contains(&key) {
+            return;
+        }
         match self.pending.run(&key, name) {
             Ok(stale) => {
                 out.extend(stale.map(|key| Effect::Disarm(Timer::Backoff(key))));
@@ -257,6 +271,7 @@ impl VolumeManager {
             }
             Next::End(End::Again) => {
                 self.pending.succeeded(key);
+                self.held.insert(key.clone());
                 self.tick(out);
             }
         }
@@ -324,7 +339,7 @@ impl VolumeManager {
     /// Whether nothing runs, waits or differs.
     pub fn settled(&self) -> bool {
         self.running.is_empty()
-            && self.pending.is_empty()
+            && self.pending.is_idle()
             && !self.reporting
             && !self.unsettled
             && self.desired.keys().all(|pod| self.unmounted(pod).is_empty())
