@@ -57,6 +57,10 @@ impl Devices {
         let by_id = self.by_id(&device.volume_id)?;
         let _one_at_a_time = self.lock();
         let raised = self.loops.raise(Path::new(&device.file), &device.volume_id).map_err(loop_failed)?;
+        if size(&raised) < device.size_bytes {
+            // Left from before the volume grew.
+            self.loops.resize(raised.number).map_err(loop_failed)?;
+        }
         self.names(&raised, &name, &by_id).inspect_err(|_| {
             // The names could not be made: nobody can use the device from here.
             self.unname(&by_id);

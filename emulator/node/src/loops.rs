@@ -16,6 +16,8 @@ const LOOP_CTL_REMOVE: libc::c_ulong = 0x4C81;
 const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 const LOOP_GET_STATUS64: libc::c_ulong = 0x4C05;
 const LO_FLAGS_DIRECT_IO: u32 = 16;
+/// Below this number are other people's devices; they are not even looked at.
+const LOWEST: u32 = 1000;
 /// How long a device may take to let its file go after the last one closed it.
 const CLEAR_LIMIT: Duration = Duration::from_secs(3);
 
@@ -164,12 +166,12 @@ impl Loops {
         last
     }
 
-    /// Every loop device that has a file.
+    /// Every loop device that has a file, from [`LOWEST`] up.
     pub fn all(&self) -> Vec<Raised> {
         let Ok(entries) = std::fs::read_dir("/sys/block") else { return Vec::new() };
         let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.strip_prefix("loop")?.parse().ok());
         // One that goes away while we look is not there.
-        numbers.filter(|number| is_bound(*number)).filter_map(|number| self.status(number).ok()).collect()
+        numbers.filter(|number| *number >= LOWEST && is_bound(*number)).filter_map(|number| self.status(number).ok()).collect()
     }
 
     /// The device of a volume, if its file lies in `under`: others are never touched.
@@ -272,7 +274,7 @@ impl Loops {
 /// Takes down every loop device over a file of this directory that nobody uses: what dead nodes left. Answers the volume ids of those
 /// that went, and of those that are still in use.
 pub fn remove_all_under(volumes: &Path) -> (Vec<String>, Vec<String>) {
-    let loops = Loops::new("/dev", 1000);
+    let loops = Loops::new("/dev", LOWEST);
     let mut gone = Vec::new();
     let mut busy = Vec::new();
     for raised in loops.all().into_iter().filter(|raised| loops.is_under(raised, volumes)) {

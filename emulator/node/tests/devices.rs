@@ -179,7 +179,11 @@ fn what_a_dead_node_left_is_found_by_its_file() {
     assert!(host.devices.observed().is_empty());
     let loops = Loops::new(host.dev(""), 2000);
     let raised = loops.of_volume(&volume.volume_id, &host.dir.path().join("volumes")).unwrap();
+    // Meanwhile the volume has grown.
+    std::fs::File::options().write(true).open(&volume.file).unwrap().set_len(1 << 25).unwrap();
+    let volume = Device { size_bytes: 1 << 25, ..volume };
     host.devices.attach(&volume).unwrap();
+    assert_eq!(size(&host.dev("nvme1n1")), 1 << 25);
     assert_eq!(loops.of_volume(&volume.volume_id, &host.dir.path().join("volumes")).unwrap(), raised);
     let elsewhere = tempfile::tempdir().unwrap();
     assert_eq!(remove_all_under(elsewhere.path()), (vec![], vec![]), "devices over other files are not ours");
