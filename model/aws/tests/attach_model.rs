@@ -180,7 +180,7 @@ fn check(model: Attachments) {
 
 #[test]
 fn one_node_with_a_crash_and_a_loss() {
-    check(Attachments { nodes: 1, multi_attach: false, commands: 4, crashes: 1, losses: 1, mounts: 1 });
+    check(Attachments { nodes: 1, multi_attach: false, commands: 3, crashes: 1, losses: 1, mounts: 1 });
 }
 
 #[test]
