@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -17,6 +17,8 @@ use crate::mounts;
 
 const BY_ID: &str = "disk/by-id";
 const BY_ID_PREFIX: &str = "nvme-Amazon_Elastic_Block_Store_";
+/// The group `disk`, the same number on all Linux distributions.
+const DISK_GROUP: u32 = 6;
 const FIFREEZE: libc::c_ulong = 0xC004_5877;
 const FITHAW: libc::c_ulong = 0xC004_5878;
 
@@ -92,7 +94,12 @@ impl Devices {
         for k in 1.. {
             let node = self.dev.join(format!("nvme{k}n1"));
             match mknod(&node, SFlag::S_IFBLK, Mode::from_bits_truncate(0o660), rdev) {
-                Ok(()) => return Ok(node),
+                Ok(()) => {
+                    // As udev leaves a disk: root:disk, 0660 whatever the umask.
+                    let owned = std::os::unix::fs::chown(&node, Some(0), Some(DISK_GROUP));
+                    let shown = owned.and_then(|()| std::fs::set_permissions(&node, std::fs::Permissions::from_mode(0o660)));
+                    return shown.map(|()| node.clone()).map_err(failed(format!("setting the mode of {}", node.display())));
+                }
                 Err(nix::errno::Errno::EEXIST) => {}
                 Err(error) => return Err(failed(format!("creating {}", node.display()))(error.into())),
             }
