@@ -265,6 +265,11 @@ impl ApiError {
         Self::new(403, Reason::Forbidden, message).about(kind, name)
     }
 
+    /// 403 with an own text.
+    pub fn forbidden_text(message: impl Into<String>) -> Self {
+        Self::new(403, Reason::Forbidden, message)
+    }
+
     /// A watch or a continue token from a version that is no longer kept.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::new(410, Reason::Expired, message)

@@ -15,7 +15,7 @@ use crate::write::{Cause, Subresource};
 
 pub use self::causes::Causes;
 pub use self::defaults::{default, prepare_create};
-pub use self::plugins::{admit_create, admit_update, csi_drivers};
+pub use self::plugins::{IS_DEFAULT, IS_DEFAULT_BETA, admit_create, admit_update, csi_drivers, default_class};
 
 /// What is wrong with a new object.
 pub fn validate_create(object: &Object, namespaced: bool) -> Vec<Cause> {
