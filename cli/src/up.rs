@@ -267,17 +267,14 @@ async fn wait_ready(kube: &emulator_kube::Running, names: &[String]) -> bool {
     use k8s_openapi::api::core::v1::Node;
     let deadline = Instant::now() + READY_LIMIT;
     loop {
-        let ready = kube
-            .api
-            .read(|store| {
-                names.iter().all(|name| {
-                    store.get::<Node>("", name).is_some_and(|node| {
-                        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-                        conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-                    })
+        let ready = kube.api.read(|store| {
+            names.iter().all(|name| {
+                store.get::<Node>("", name).is_some_and(|node| {
+                    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+                    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
                 })
             })
-            .await;
+        });
         if ready {
             return true;
         }
