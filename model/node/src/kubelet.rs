@@ -3,6 +3,9 @@
 //! The shell watches the node's pods and says so with [`Input::Pod`]; it carries out the effects; what a pod's status shows
 //! is read from [`Kubelet::pod`]. Nothing is saved: after a crash the API, the disk and the kernel are the truth.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
