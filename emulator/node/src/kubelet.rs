@@ -9,6 +9,7 @@ mod containers;
 mod events;
 mod local;
 mod register;
+mod requests;
 mod server;
 mod shell;
 mod status;

@@ -8,14 +8,16 @@
 //! The order of the end is the safety rule: containers dead, then volumes unmounted, then the final status, then the delete
 //! with grace 0. A pod that was never started takes the same way and finds nothing to do.
 
+mod spec;
+mod view;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1 as core;
 use serde::{Deserialize, Serialize};
 
-use crate::volume_manager::PodUid;
+pub use spec::{ContainerSpec, PodSpec, RestartPolicy};
 
 /// The first crash-loop wait, doubled at each further exit.
 pub const CRASH_BACKOFF: Duration = Duration::from_secs(10);
@@ -27,81 +29,6 @@ pub const CRASH_RESET: Duration = Duration::from_secs(600);
 pub const SYNC_BACKOFF: Duration = Duration::from_secs(10);
 /// No container gets less time between SIGTERM and SIGKILL.
 pub const MIN_GRACE: Duration = Duration::from_secs(2);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum RestartPolicy {
-    Always,
-    OnFailure,
-    Never,
-}
-
-/// A container as far as its life cycle goes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ContainerSpec {
-    pub name: String,
-    pub image: String,
-    /// An init container with `restartPolicy: Always`.
-    pub sidecar: bool,
-}
-
-/// A pod as far as its life cycle goes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct PodSpec {
-    pub uid: PodUid,
-    pub namespace: String,
-    pub name: String,
-    pub service_account: String,
-    pub init: Vec<ContainerSpec>,
-    pub containers: Vec<ContainerSpec>,
-    pub restart_policy: RestartPolicy,
-    pub active_deadline: Option<Duration>,
-    /// The names of all volumes that containers use.
-    pub volumes: Vec<String>,
-}
-
-impl PodSpec {
-    /// The life-cycle part of an API pod.
-    pub fn from_api(pod: &core::Pod) -> Self {
-        let spec = pod.spec.clone().unwrap_or_default();
-        let mut volumes: Vec<String> = spec
-            .init_containers
-            .iter()
-            .flatten()
-            .chain(&spec.containers)
-            .flat_map(|container| {
-                let mounts = container.volume_mounts.iter().flatten().map(|mount| mount.name.clone());
-                mounts.chain(container.volume_devices.iter().flatten().map(|device| device.name.clone()))
-            })
-            .collect();
-        volumes.sort();
-        volumes.dedup();
-        let container = |container: &core::Container| ContainerSpec {
-            name: container.name.clone(),
-            image: container.image.clone().unwrap_or_default(),
-            sidecar: container.restart_policy.as_deref() == Some("Always"),
-        };
-        Self {
-            uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
-            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-            name: pod.metadata.name.clone().unwrap_or_default(),
-            service_account: spec.service_account_name.clone().unwrap_or_else(|| "default".into()),
-            init: spec.init_containers.iter().flatten().map(container).collect(),
-            containers: spec.containers.iter().map(container).collect(),
-            restart_policy: match spec.restart_policy.as_deref() {
-                Some("Never") => RestartPolicy::Never,
-                Some("OnFailure") => RestartPolicy::OnFailure,
-                _ => RestartPolicy::Always,
-            },
-            active_deadline: spec.active_deadline_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs),
-            volumes,
-        }
-    }
-
-    /// `name_namespace(uid)`, as the kubelet prints a pod.
-    pub fn full_name(&self) -> String {
-        format!("{}_{}({})", self.name, self.namespace, self.uid)
-    }
-}
 
 /// Where the pod stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -548,47 +475,6 @@ impl Pod {
             self.verdict = Some(("DeadlineExceeded".into(), message.into()));
             out.push(PodEffect::Record { container: None, warning: false, reason: "DeadlineExceeded", message: message.into() });
             self.terminate(None, out);
-        }
-    }
-
-    /// Whether all init containers are done (or, sidecars, up).
-    pub fn initialized(&self) -> bool {
-        self.spec.init.iter().all(|init| match self.containers.get(&init.name).map(|container| &container.state) {
-            Some(State::Exited(exit)) => exit.code == 0 || init.sidecar,
-            Some(State::Running) => init.sidecar,
-            Some(State::Waiting { .. } | State::Starting) | None => false,
-        }) || self.spec.containers.iter().any(|container| self.containers.get(&container.name).is_some_and(|state| state.started))
-    }
-
-    /// Whether all containers run.
-    pub fn ready(&self) -> bool {
-        let all = self.spec.containers.iter().chain(self.spec.init.iter().filter(|init| init.sidecar));
-        self.stage == Stage::Running
-            && all.map(|container| self.containers.get(&container.name)).all(|state| state.is_some_and(Container::is_running))
-    }
-
-    /// The phase the status shows (`getPhase`).
-    pub fn phase(&self) -> Phase {
-        if let Some(phase) = self.ended {
-            return phase;
-        }
-        if self.verdict.is_some() && self.stage >= Stage::Terminating {
-            return Phase::Failed;
-        }
-        let states = || self.spec.containers.iter().filter_map(|container| self.containers.get(&container.name));
-        let over = self.stage > Stage::Terminating;
-        if over && !states().any(|container| container.alive()) {
-            let inits = self.spec.init.iter().filter(|init| !init.sidecar).filter_map(|init| self.containers.get(&init.name));
-            let well = |container: &Container| matches!(&container.state, State::Exited(exit) if exit.code == 0);
-            return if states().chain(inits).all(well) { Phase::Succeeded } else { Phase::Failed };
-        }
-        if !self.initialized() {
-            return Phase::Pending;
-        }
-        let ran = |container: &Container| container.is_running() || container.last.is_some() || matches!(container.state, State::Exited(_));
-        match states().all(ran) {
-            true => Phase::Running,
-            false => Phase::Pending,
         }
     }
 }

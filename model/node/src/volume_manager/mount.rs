@@ -1,5 +1,8 @@
 //! The mount operation (§3.5), for file systems (`MountVolume`) and block devices (`MapVolume`).
 
+mod attachment;
+mod notes;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -210,28 +213,6 @@ impl VolumeManager {
                 other => self.mount_uncertain(&op, EXPANDING, &failure(other).to_string(), out),
             },
         }
-    }
-
-    /// `WaitForAttach`: one live read; the driver finds the device later.
-    fn attachment(&self, op: &Mount, result: Result<Answer, Failure>) -> Result<BTreeMap<String, String>, String> {
-        let spec = op.spec();
-        let id = attachment_name(&spec.handle, &spec.driver, &self.config.node);
-        let got = |why: &dyn std::fmt::Display| format!("volume {} has GET error for volume attachment {id}: {why}", spec.handle);
-        let attachment = match result {
-            Ok(Answer::Attachment(Some(attachment))) => attachment,
-            Ok(Answer::Attachment(None)) => return Err(got(&format!("volumeattachments.storage.k8s.io \"{id}\" not found"))),
-            other => return Err(got(&failure(other))),
-        };
-        if attachment.deleting {
-            return Err("volume attachment is being deleted".into());
-        }
-        if let Some(error) = attachment.attach_error {
-            return Err(error);
-        }
-        if !attachment.attached {
-            return Err(format!("volume {} is not attached for volume attachment {id}", spec.handle));
-        }
-        Ok(attachment.metadata)
     }
 
     fn device(&self, op: &Mount) -> Device {
@@ -485,33 +466,6 @@ impl VolumeManager {
     fn mount_uncertain(&mut self, op: &Mount, step: &str, why: &str, out: &mut Vec<Effect>) -> Next {
         self.mark_uncertain(op);
         self.mount_failed(op, step, why, out)
-    }
-
-    fn mount_failed(&mut self, op: &Mount, step: &str, why: &str, out: &mut Vec<Effect>) -> Next {
-        out.push(Effect::Record(Event {
-            target: Target::Pod(op.want.uid.clone()),
-            warning: true,
-            reason: if op.spec().block { "FailedMapVolume" } else { "FailedMount" },
-            message: match step {
-                EXPANDING => format!("{}.Setup failed while expanding volume for volume \"{}\" : {why}", op.prefix(), op.spec().pv),
-                _ => format!("{}.{step} failed for volume \"{}\" : {why}", op.prefix(), op.spec().pv),
-            },
-        }));
-        Next::End(End::Failed)
-    }
-
-    fn note_mapped(&self, op: &Mount, out: &mut Vec<Effect>) {
-        let (pv, pod) = (&op.spec().pv, &op.want.uid);
-        let global = self.config.layout.block_map(pv, "");
-        let link = self.config.layout.block_link(pod, "");
-        for (what, path) in [("globalMapPath", global), ("volumeMapPath", link)] {
-            out.push(Effect::Record(Event {
-                target: Target::Pod(pod.clone()),
-                warning: false,
-                reason: "SuccessfulMountVolume",
-                message: format!("MapVolume.MapPodDevice succeeded for volume \"{pv}\" {what} \"{}\"", path.trim_end_matches('/')),
-            }));
-        }
     }
 }
 
