@@ -24,7 +24,7 @@ const GROUP: usize = 256;
 #[derive(Clone)]
 pub struct Api {
     store: Arc<RwLock<Store>>,
-    writes: mpsc::Sender<Job>,
+    writes: mpsc::Sender<Message>,
     version: watch::Receiver<u64>,
 }
 
@@ -35,6 +35,12 @@ pub struct Reply {
     pub outcome: Outcome,
     /// `Warning` headers.
     pub warnings: Vec<String>,
+}
+
+enum Message {
+    Write(Job),
+    /// Close the state; told when it is closed.
+    Stop(oneshot::Sender<()>),
 }
 
 struct Job {
@@ -83,8 +89,17 @@ impl Api {
     pub async fn write_with(&self, write: Write, options: Options) -> Result<Reply, ApiError> {
         let (reply, answer) = oneshot::channel();
         let stopped = |_| ApiError::unavailable("the API server is shutting down");
-        self.writes.send(Job { write, options, reply }).await.map_err(|_| stopped(()))?;
+        self.writes.send(Message::Write(Job { write, options, reply })).await.map_err(|_| stopped(()))?;
         answer.await.map_err(|_| stopped(()))?
+    }
+
+    /// Closes the state; later writes are refused. Reads go on with what there is.
+    pub(crate) async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.writes.send(Message::Stop(done)).await.is_ok() {
+            // An error means the writer is gone, and the state with it.
+            let _ = closed.await;
+        }
     }
 
     /// Reads the store. The closure must be quick: writers wait for it.
@@ -187,19 +202,34 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(self, mut jobs: mpsc::Receiver<Job>) {
-        while let Some(first) = jobs.blocking_recv() {
-            let mut group = vec![first];
-            while group.len() < GROUP
-                && let Ok(job) = jobs.try_recv()
-            {
-                group.push(job);
+    fn run(self, mut messages: mpsc::Receiver<Message>) {
+        while let Some(first) = messages.blocking_recv() {
+            let mut group = Vec::new();
+            let mut stop = None;
+            let mut next = Some(first);
+            while let Some(message) = next.take() {
+                match message {
+                    Message::Write(job) => group.push(job),
+                    Message::Stop(done) => stop = Some(done),
+                }
+                if group.len() < GROUP && stop.is_none() {
+                    next = messages.try_recv().ok();
+                }
             }
             self.serve(group);
+            if let Some(done) = stop {
+                drop((self, messages));
+                // Nobody may wait any more.
+                let _ = done.send(());
+                return;
+            }
         }
     }
 
     fn serve(&self, group: Vec<Job>) {
+        if group.is_empty() {
+            return;
+        }
         let mut store = self.store.write().unwrap_or_else(PoisonError::into_inner);
         let before = store.version();
         let at = now();

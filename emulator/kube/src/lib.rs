@@ -87,5 +87,6 @@ impl Running {
         self.handle.graceful_shutdown(Some(Duration::from_millis(100)));
         // A task that already ended has nothing more to say.
         let _ = self.server.await;
+        self.api.close().await;
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 
 use base64::Engine as _;
-use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, MapKey, MessageDescriptor, ReflectMessage as _, Value as Field};
+use prost_reflect::{DescriptorPool, DynamicMessage, MapKey, MessageDescriptor, ReflectMessage as _, Value as Field};
 use serde_json::{Map, Value, json};
 
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
@@ -82,7 +82,7 @@ fn put_fields(message: &DynamicMessage, out: &mut Map<String, Value>, depth: usi
             }
             continue;
         }
-        let value = json_of(&field, value, depth)?;
+        let value = json_of(value, depth)?;
         if !value.is_null() {
             out.insert(field.name().to_owned(), value);
         }
@@ -90,7 +90,7 @@ fn put_fields(message: &DynamicMessage, out: &mut Map<String, Value>, depth: usi
     Ok(())
 }
 
-fn json_of(field: &FieldDescriptor, value: &Field, depth: usize) -> Result<Value, ProtobufError> {
+fn json_of(value: &Field, depth: usize) -> Result<Value, ProtobufError> {
     Ok(match value {
         Field::Bool(value) => json!(value),
         Field::I32(value) | Field::EnumNumber(value) => json!(value),
@@ -102,12 +102,10 @@ fn json_of(field: &FieldDescriptor, value: &Field, depth: usize) -> Result<Value
         Field::String(value) => json!(value),
         Field::Bytes(value) => json!(base64::engine::general_purpose::STANDARD.encode(value)),
         Field::Message(message) => message_json(message, depth)?,
-        Field::List(items) => Value::Array(items.iter().map(|item| json_of(field, item, depth)).collect::<Result<_, _>>()?),
+        Field::List(items) => Value::Array(items.iter().map(|item| json_of(item, depth)).collect::<Result<_, _>>()?),
         Field::Map(entries) => {
-            let mut entries: Vec<(String, Value)> = entries
-                .iter()
-                .map(|(key, value)| Ok((key_text(key), json_of(field, value, depth)?)))
-                .collect::<Result<_, ProtobufError>>()?;
+            let mut entries: Vec<(String, Value)> =
+                entries.iter().map(|(key, value)| Ok((key_text(key), json_of(value, depth)?))).collect::<Result<_, ProtobufError>>()?;
             entries.sort_by(|a, b| a.0.cmp(&b.0));
             Value::Object(entries.into_iter().collect())
         }

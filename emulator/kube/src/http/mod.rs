@@ -79,6 +79,7 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
         ["api"] if reads => discovery::core(&shared, &request),
         ["apis"] if reads => discovery::groups(&shared, &request),
         ["apis", group] if reads => discovery::group(&shared, group),
+        ["openapi", "v2"] if reads => openapi::serve_v2(&request),
         ["openapi", "v3", rest @ ..] if reads => openapi::serve(&shared, rest, &request),
         ["api", "v1"] if reads => discovery::resources(&shared, "", "v1"),
         ["apis", group, version] if reads => discovery::resources(&shared, group, version),

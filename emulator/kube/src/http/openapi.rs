@@ -66,8 +66,22 @@ fn kubernetes_style(schema: &mut Value) {
             }
             if let Some(Value::Object(properties)) = fields.get_mut("properties") {
                 for (name, property) in properties {
+                    if property.as_bool() == Some(true) {
+                        // "Anything" is an empty schema in OpenAPI 3.0.
+                        *property = json!({});
+                    }
                     merge_keys(name, property);
                 }
+            }
+            if let Some(items) = fields.get_mut("items").filter(|items| items.as_bool() == Some(true)) {
+                *items = json!({});
+            }
+            if let Some(Value::Array(required)) = fields.get_mut("required") {
+                // The types always have metadata; a client may leave it out.
+                required.retain(|name| name != "metadata");
+            }
+            if fields.get("required").is_some_and(|required| required == &json!([])) {
+                fields.shift_remove("required");
             }
             fields.values_mut().for_each(kubernetes_style);
         }
@@ -231,6 +245,17 @@ fn by_name(shared: &Shared) -> BTreeMap<String, Vec<Resource>> {
         out.entry(name).or_default().push(resource);
     }
     out
+}
+
+/// OpenAPI v2, which kubectl asks for where v3 does not know a kind: a document without definitions, in the encoding of gnostic
+/// (field 1 of its `Document` is the version). kubectl then leaves the validation to the server.
+pub fn serve_v2(request: &Request<Body>) -> Response {
+    let accept = request.headers().get(axum::http::header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    if accept.contains("protobuf") {
+        const TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+        return ([(axum::http::header::CONTENT_TYPE, TYPE)], b"\x0a\x032.0".to_vec()).into_response();
+    }
+    respond::cached(request, "application/json", json!({"swagger": "2.0", "info": {"title": "Kubernetes"}, "paths": {}}).to_string())
 }
 
 pub fn serve(shared: &Arc<Shared>, rest: &[&str], request: &Request<Body>) -> Response {

@@ -1,6 +1,9 @@
 //! Create: names, defaults, checks, the system's metadata; and what every cluster has from the start.
 
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, CustomResourceDefinitionCondition, CustomResourceDefinitionStatus,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 
@@ -9,6 +12,7 @@ use crate::object::{Kind, Object};
 use crate::patch::managed;
 use crate::write::{ApiError, Cause, Details, Subresource};
 
+use super::delete::{CLEANUP, Chore};
 use super::update::Fields;
 use super::{Effect, Outcome, Store};
 
@@ -66,8 +70,17 @@ impl Store {
         if self.objects.contains_key(&object.key()) {
             return Err(ApiError::already_exists(&kind, &name));
         }
-        admission::prepare_create(&mut object);
         admission::default(&mut object);
+        // Before admission: what the plugins add is nobody's, so no applier takes it away again.
+        match fields {
+            Fields::Keep => object.metadata_mut().managed_fields = None,
+            Fields::Track(manager) => {
+                object.metadata_mut().managed_fields = None;
+                managed::record_update(None, &mut object, manager, Subresource::None, at)?;
+            }
+            Fields::Given => {}
+        }
+        admission::prepare_create(&mut object);
         admission::admit_create(&mut object, self)?;
         let causes = admission::validate_create(&object, namespaced);
         if !causes.is_empty() {
@@ -82,14 +95,6 @@ impl Store {
         metadata.deletion_grace_period_seconds = None;
         metadata.generation = generation;
         metadata.self_link = None;
-        match fields {
-            Fields::Keep => object.metadata_mut().managed_fields = None,
-            Fields::Track(manager) => {
-                object.metadata_mut().managed_fields = None;
-                managed::record_update(None, &mut object, manager, Subresource::None, at)?;
-            }
-            Fields::Given => {}
-        }
         let object = self.put(object, out);
         out.push(Effect::Reply { object: object.clone(), outcome: Outcome::Created });
         self.after_create(at, &object, out);
@@ -113,10 +118,15 @@ impl Store {
                 self.put(account, out);
             }
         }
+        if let Object::CustomResourceDefinition(definition) = object {
+            let mut next = definition.clone();
+            establish(std::sync::Arc::make_mut(&mut next), at);
+            self.put(Object::CustomResourceDefinition(next), out);
+        }
         // The garbage collector finds an object whose owners are all gone.
         let owners: Vec<&str> = object.metadata().owner_references.iter().flatten().map(|owner| owner.uid.as_str()).collect();
         if !owners.is_empty() && owners.iter().all(|uid| self.index.key_of(uid).is_none()) {
-            self.collect(at, vec![object.key()], out);
+            self.chores.push_back(Chore::Collect(object.key()));
         }
     }
 
@@ -166,13 +176,36 @@ impl Store {
     }
 
     /// The CustomResourceDefinition of a custom kind.
-    pub fn definition(
-        &self,
-        kind: &Kind,
-    ) -> Option<&std::sync::Arc<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition>> {
+    pub fn definition(&self, kind: &Kind) -> Option<&std::sync::Arc<CustomResourceDefinition>> {
         match kind {
             Kind::Custom { group, plural } => self.get("", &format!("{plural}.{group}")),
             _ => None,
         }
+    }
+}
+
+/// What the naming and establishing controllers write.
+fn establish(definition: &mut CustomResourceDefinition, at: Timestamp) {
+    let condition = |kind: &str, reason: &str, message: &str| CustomResourceDefinitionCondition {
+        type_: kind.to_owned(),
+        status: "True".to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+        last_transition_time: Some(Time(at)),
+        ..CustomResourceDefinitionCondition::default()
+    };
+    let stored = definition.spec.versions.iter().filter(|version| version.storage).map(|version| version.name.clone()).collect();
+    definition.status = Some(CustomResourceDefinitionStatus {
+        accepted_names: Some(definition.spec.names.clone()),
+        conditions: Some(vec![
+            condition("NamesAccepted", "NoConflicts", "no conflicts found"),
+            condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),
+        ]),
+        stored_versions: Some(stored),
+        ..CustomResourceDefinitionStatus::default()
+    });
+    let finalizers = definition.metadata.finalizers.get_or_insert_default();
+    if !finalizers.iter().any(|finalizer| finalizer == CLEANUP) {
+        finalizers.push(CLEANUP.to_owned());
     }
 }

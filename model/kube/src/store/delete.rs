@@ -20,6 +20,24 @@ pub(super) struct Preconditions<'a> {
     pub resource_version: Option<&'a str>,
 }
 
+/// Holds a definition until its last object is gone.
+pub(super) const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+/// Work that one change makes for others. Queued, not called: chains of owners may be long.
+#[derive(Debug, Clone)]
+pub(super) enum Chore {
+    /// Deletes the object where no living owner keeps it.
+    Collect(Key),
+    /// Lets an owner go that waited for its dependents; by uid.
+    Release(String),
+    /// Removes a terminating namespace once it is empty.
+    Namespace(std::sync::Arc<str>),
+    /// Removes a deleted CustomResourceDefinition once its last object is gone.
+    Definition(Kind),
+    /// Deletes an object because its namespace or definition goes.
+    Delete(Key),
+}
+
 /// The grace of a delete, in seconds (pod strategy, `CheckGracefulDelete`).
 fn grace_of(object: &Object, asked: Option<i64>) -> i64 {
     let Object::Pod(pod) = object else { return 0 };
@@ -97,7 +115,7 @@ impl Store {
         let now = metadata.deletion_grace_period_seconds == Some(0);
         if !held && now {
             // Watchers see the deletionTimestamp in the last state only.
-            let gone = self.remove(at, &key, out);
+            let gone = self.remove(&key, out);
             return (gone.map_or(next.clone(), |_| next), true);
         }
         if let Object::Namespace(namespace) = &mut next {
@@ -106,59 +124,69 @@ impl Store {
         let changed = next != old;
         let object = if changed { self.put(next, out) } else { next };
         if blocking {
-            let dependents: Vec<Key> = self.index.dependents(object.uid()).cloned().collect();
-            self.collect(at, dependents, out);
+            self.chores.extend(self.index.dependents(object.uid()).cloned().map(Chore::Collect));
         }
         if key.kind == Kind::Namespace {
             let content = self.content_of(&key.name);
-            for inner in content {
-                if let Some(found) = self.objects.get(&inner).cloned() {
-                    self.begin_delete(at, found, None, Propagation::Background, out);
-                }
-            }
-            self.finish_namespace(&key.name, out);
+            self.chores.extend(content.into_iter().map(Chore::Delete));
+            self.chores.push_back(Chore::Namespace(key.name.clone()));
         }
-        let gone = !self.objects.contains_key(&key);
-        (object, gone)
+        if let Object::CustomResourceDefinition(definition) = &object {
+            let kind = Kind::Custom { group: definition.spec.group.as_str().into(), plural: definition.spec.names.plural.as_str().into() };
+            let content: Vec<Key> = self.all(&kind).map(|(key, _)| key.clone()).collect();
+            self.chores.extend(content.into_iter().map(Chore::Delete));
+            self.chores.push_back(Chore::Definition(kind));
+        }
+        (object, false)
     }
 
-    /// Removes an object, and what hangs on it: dependents without another owner, a foreground owner's finalizer, an emptied namespace.
-    pub(super) fn remove(&mut self, at: Timestamp, key: &Key, out: &mut Vec<Effect>) -> Option<Object> {
-        let last = self.forget(key, out)?;
-        let dependents: Vec<Key> = self.index.dependents(last.uid()).cloned().collect();
-        self.collect(at, dependents, out);
-        let owners: Vec<String> = last.metadata().owner_references.iter().flatten().map(|owner| owner.uid.clone()).collect();
-        for owner in owners {
-            self.release_owner(at, &owner, out);
+    /// Does the chores that the step has left, and those that they leave.
+    pub(super) fn settle(&mut self, at: Timestamp, out: &mut Vec<Effect>) {
+        while let Some(chore) = self.chores.pop_front() {
+            match chore {
+                Chore::Collect(key) => self.collect(at, &key, out),
+                Chore::Release(uid) => self.release_owner(&uid, out),
+                Chore::Namespace(name) => self.finish_namespace(&name, out),
+                Chore::Definition(kind) => self.finish_definition(&kind, out),
+                Chore::Delete(key) => {
+                    if let Some(found) = self.objects.get(&key).cloned() {
+                        self.begin_delete(at, found, None, Propagation::Background, out);
+                    }
+                }
+            }
         }
+    }
+
+    /// Removes an object; what hangs on it follows as chores.
+    pub(super) fn remove(&mut self, key: &Key, out: &mut Vec<Effect>) -> Option<Object> {
+        let last = self.forget(key, out)?;
+        self.chores.extend(self.index.dependents(last.uid()).cloned().map(Chore::Collect));
+        let owners = last.metadata().owner_references.iter().flatten().map(|owner| owner.uid.clone());
+        self.chores.extend(owners.map(Chore::Release));
         if !key.namespace.is_empty() {
-            self.finish_namespace(&key.namespace, out);
+            self.chores.push_back(Chore::Namespace(key.namespace.clone()));
+        }
+        if matches!(key.kind, Kind::Custom { .. }) {
+            self.chores.push_back(Chore::Definition(key.kind.clone()));
         }
         Some(last)
     }
 
-    /// Deletes those of the objects that no living owner keeps.
-    pub(super) fn collect(&mut self, at: Timestamp, candidates: Vec<Key>, out: &mut Vec<Effect>) {
-        for key in candidates {
-            let Some(object) = self.objects.get(&key).cloned() else { continue };
-            let owners = object.metadata().owner_references.as_deref().unwrap_or_default();
-            let living: Vec<_> = owners
-                .iter()
-                .filter(|owner| {
-                    self.index
-                        .key_of(&owner.uid)
-                        .and_then(|key| self.objects.get(key))
-                        .is_some_and(|owner| !owner.metadata().finalizers.iter().flatten().any(|finalizer| finalizer == FOREGROUND))
-                })
-                .cloned()
-                .collect();
-            if living.is_empty() {
-                self.begin_delete(at, object, None, Propagation::Background, out);
-            } else if living.len() < owners.len() {
-                let mut next = object.clone();
-                next.metadata_mut().owner_references = Some(living);
-                self.put(next, out);
-            }
+    /// Deletes an object that no living owner keeps; else drops its references to the gone ones.
+    fn collect(&mut self, at: Timestamp, key: &Key, out: &mut Vec<Effect>) {
+        let Some(object) = self.objects.get(key).cloned() else { return };
+        let owners = object.metadata().owner_references.as_deref().unwrap_or_default();
+        let lives = |uid: &str| {
+            let owner = self.index.key_of(uid).and_then(|key| self.objects.get(key));
+            owner.is_some_and(|owner| !owner.metadata().finalizers.iter().flatten().any(|finalizer| finalizer == FOREGROUND))
+        };
+        let living: Vec<_> = owners.iter().filter(|owner| lives(&owner.uid)).cloned().collect();
+        if living.is_empty() {
+            self.begin_delete(at, object, None, Propagation::Background, out);
+        } else if living.len() < owners.len() {
+            let mut next = object.clone();
+            next.metadata_mut().owner_references = Some(living);
+            self.put(next, out);
         }
     }
 
@@ -175,7 +203,7 @@ impl Store {
         })
     }
 
-    fn release_owner(&mut self, at: Timestamp, uid: &str, out: &mut Vec<Effect>) {
+    fn release_owner(&mut self, uid: &str, out: &mut Vec<Effect>) {
         let Some(key) = self.index.key_of(uid).cloned() else { return };
         let Some(owner) = self.objects.get(&key).cloned() else { return };
         let waits = owner.metadata().finalizers.iter().flatten().any(|finalizer| finalizer == FOREGROUND);
@@ -188,7 +216,7 @@ impl Store {
         let free = finalizers.is_empty() && next.metadata().deletion_grace_period_seconds.unwrap_or(0) == 0;
         self.put(next, out);
         if free {
-            self.remove(at, &key, out);
+            self.remove(&key, out);
         }
     }
 
@@ -213,7 +241,9 @@ impl Store {
         let mut next = self.objects.keys().next().map(|key| key.kind.clone());
         while let Some(kind) = next {
             keys.extend(self.range(&kind, namespace, "").map(|(key, _)| key.clone()));
-            next = self.objects.range(Key::new(kind.clone(), "\u{10ffff}", "")..).next().map(|(key, _)| key.kind.clone());
+            // Namespaces are DNS names: this key is after all of the kind.
+            let after = Key::new(kind.clone(), "\u{10ffff}", "");
+            next = self.objects.range(after..).map(|(key, _)| key.kind.clone()).find(|found| *found != kind);
         }
         keys
     }
@@ -223,6 +253,22 @@ impl Store {
         let terminating = self.objects.get(&key).is_some_and(|namespace| namespace.metadata().deletion_timestamp.is_some());
         if terminating && self.index.is_empty_namespace(name) {
             self.forget(&key, out);
+        }
+    }
+
+    fn finish_definition(&mut self, kind: &Kind, out: &mut Vec<Effect>) {
+        let Some(definition) = self.definition(kind).filter(|found| found.metadata.deletion_timestamp.is_some()) else { return };
+        if self.all(kind).next().is_some() {
+            return;
+        }
+        let mut next = Object::CustomResourceDefinition(definition.clone());
+        let finalizers = next.metadata_mut().finalizers.get_or_insert_default();
+        finalizers.retain(|finalizer| finalizer != CLEANUP);
+        let free = finalizers.is_empty();
+        let key = next.key();
+        self.put(next, out);
+        if free {
+            self.remove(&key, out);
         }
     }
 }

@@ -18,7 +18,7 @@ mod update;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -63,6 +63,8 @@ pub struct Store {
     index: index::Index,
     /// Changed since [`Store::take_dirty`].
     dirty: BTreeSet<Key>,
+    /// What a step still has to do for the objects that hang on a changed one; empty between steps.
+    chores: VecDeque<delete::Chore>,
 }
 
 impl Store {
@@ -75,6 +77,7 @@ impl Store {
             log: Log::default(),
             index: index::Index::default(),
             dirty: BTreeSet::new(),
+            chores: VecDeque::new(),
         }
     }
 
@@ -97,7 +100,7 @@ impl Store {
             out.extend(told);
             return result;
         }
-        match write {
+        let result = match write {
             Write::Create { object } => self.create(at, object.clone(), update::Fields::of(options), out),
             Write::Update { object, subresource } => self.update(at, object.clone(), *subresource, options, out),
             Write::Patch { key, patch, subresource } => self.patch(at, key, patch, *subresource, options, out),
@@ -107,7 +110,9 @@ impl Store {
                 let preconditions = delete::Preconditions { uid: uid.as_deref(), resource_version: resource_version.as_deref() };
                 self.delete(at, key, preconditions, *grace_seconds, *propagation, out)
             }
-        }
+        };
+        self.settle(at, out);
+        result
     }
 
     /// The version of the last change.

@@ -250,6 +250,17 @@ fn server_side_apply_owns_and_conflicts() {
 }
 
 #[test]
+fn what_admission_adds_is_nobodys() {
+    let mut store = store();
+    let options = Options { field_manager: Some("kubectl".into()), ..Options::default() };
+    store.step_with(at(1), &Write::create(claim("c")), &options, &mut Vec::new()).unwrap();
+    let json = store.object(&key(Kind::PersistentVolumeClaim, "c")).unwrap().to_json().unwrap();
+    let fields = &json["metadata"]["managedFields"][0]["fieldsV1"];
+    assert_eq!(fields["f:spec"]["f:volumeMode"], json!({}));
+    assert_eq!((fields.get("f:metadata"), fields.get("f:status")), (None, None));
+}
+
+#[test]
 fn a_pods_spec_is_fixed() {
     let mut store = store();
     ok(&mut store, Write::create(pod("p")));
@@ -268,4 +279,36 @@ fn a_pods_spec_is_fixed() {
         "{error}"
     );
     assert!(error.message.contains("+   \"Command\": ["), "{error}");
+}
+
+#[test]
+fn a_long_chain_of_owners_goes_without_a_deep_stack() {
+    let mut store = store();
+    let mut owner: Option<String> = None;
+    for index in 0..5000 {
+        let mut json = json!({"metadata": {"name": format!("m{index}"), "namespace": "default"}});
+        if let Some(uid) = &owner {
+            json["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": uid}]);
+        }
+        owner = Some(ok(&mut store, Write::create(object(Kind::ConfigMap, json))).0.uid().to_owned());
+    }
+    ok(&mut store, Write::delete(key(Kind::ConfigMap, "m0")));
+    assert_eq!(store.all(&Kind::ConfigMap).count(), 0);
+}
+
+#[test]
+fn a_definition_goes_after_its_last_object() {
+    let mut store = store();
+    let definition = json!({"metadata": {"name": "things.x.io"}, "spec": {"group": "x.io", "scope": "Cluster",
+        "names": {"kind": "Thing", "plural": "things"}, "versions": [{"name": "v1", "served": true, "storage": true}]}});
+    ok(&mut store, Write::create(object(Kind::CustomResourceDefinition, definition)));
+    let kind = Kind::Custom { group: "x.io".into(), plural: "things".into() };
+    let thing = json!({"apiVersion": "x.io/v1", "kind": "Thing", "metadata": {"name": "t", "finalizers": ["a.b/c"]}});
+    ok(&mut store, Write::create(object(kind.clone(), thing)));
+    let name = Key::new(Kind::CustomResourceDefinition, "", "things.x.io");
+    assert!(store.object(&name).unwrap().to_json().unwrap()["status"]["conditions"][1]["type"] == "Established");
+    assert_eq!(ok(&mut store, Write::delete(name.clone())).1, Outcome::Deleting);
+    assert!(store.object(&name).is_some());
+    ok(&mut store, Write::merge(Key::new(kind, "", "t"), json!({"metadata": {"finalizers": null}})));
+    assert!(store.object(&name).is_none());
 }

@@ -162,7 +162,7 @@ impl Store {
         if gone {
             // The last finalizer went: the object goes with it, in its last state.
             self.put(new.clone(), out);
-            let last = self.remove(at, &key, out).unwrap_or(new);
+            let last = self.remove(&key, out).unwrap_or(new);
             out.push(Effect::Reply { object: last, outcome: Outcome::Removed });
             return Ok(());
         }

@@ -61,7 +61,7 @@ pub fn class(class: &StorageClass, now: jiff::Timestamp) -> Vec<Value> {
     use model_kube::admission::{IS_DEFAULT, IS_DEFAULT_BETA};
     let annotations = class.metadata.annotations.as_ref();
     let marked = |name: &&str| annotations.and_then(|all| all.get(*name)).is_some_and(|value| value == "true");
-    let default = [IS_DEFAULT, IS_DEFAULT_BETA].iter().any(|name| marked(name));
+    let default = [IS_DEFAULT, IS_DEFAULT_BETA].iter().any(marked);
     let shown = class.metadata.name.clone().unwrap_or_default() + if default { " (default)" } else { "" };
     vec![
         json!(shown),
