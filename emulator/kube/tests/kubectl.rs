@@ -272,3 +272,73 @@ fn a_restart_keeps_objects_and_credentials() {
     let mode = std::fs::metadata(cluster.data().join("kube/kubeconfig")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
+
+/// A kubelet that answers logs with a line and runs no command but echoes what `exec` sends.
+fn fake_kubelet() -> axum::Router {
+    use axum::extract::ws::{CloseFrame, Message, WebSocketUpgrade};
+    use axum::routing::get;
+    let logs = get(|uri: axum::http::Uri| async move { format!("{uri}\n") });
+    let exec = get(|upgrade: WebSocketUpgrade| async move {
+        upgrade.protocols(["v5.channel.k8s.io"]).on_upgrade(|mut socket| async move {
+            let mut said = b"\x01".to_vec();
+            while let Some(Ok(Message::Binary(bytes))) = socket.recv().await {
+                match *bytes {
+                    [0xff, 0] => break,
+                    [0, ref input @ ..] => said.extend_from_slice(input),
+                    _ => {}
+                }
+            }
+            let status = r#"{"metadata":{},"status":"Failure","message":"command terminated with non-zero exit code","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"3"}]}}"#;
+            socket.send(Message::Binary(said.into())).await.unwrap();
+            socket.send(Message::Binary([b"\x03", status.as_bytes()].concat().into())).await.unwrap();
+            socket.send(Message::Close(Some(CloseFrame { code: 1000, reason: "".into() }))).await.unwrap();
+        })
+    });
+    axum::Router::new().route("/containerLogs/{namespace}/{pod}/{container}", logs).route("/exec/{namespace}/{pod}/{container}", exec)
+}
+
+#[test]
+fn logs_and_exec_reach_the_kubelet() {
+    let Some(cluster) = Cluster::start() else { return };
+    cluster.ok(&["apply", "-f", &cluster.file("a.yaml", EXERCISE)]);
+    let refused = cluster.fails(&["logs", "app"]);
+    assert!(refused.contains("pod app does not have a host assigned"), "{refused}");
+    let api = &cluster.running.as_ref().unwrap().api;
+    let pod = model_kube::object::Key::new(model_kube::object::Kind::Pod, "default", "app");
+    let bind = model_kube::write::Write::Bind { pod, uid: None, node: "n1".into() };
+    cluster.runtime.block_on(api.write(bind)).unwrap();
+    let down = cluster.fails(&["logs", "app"]);
+    assert!(down.starts_with("Error from server: error dialing backend: dial unix "), "{down}");
+
+    let socket = emulator_common::places::Places::new(cluster.data()).kubelet_socket("n1");
+    struct Gone(PathBuf);
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            // The run directory lies outside the tempdir.
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+    let _gone = Gone(emulator_common::places::Places::new(cluster.data()).run().to_owned());
+    std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
+    let listener = {
+        let _inside = cluster.runtime.enter();
+        tokio::net::UnixListener::bind(&socket).unwrap()
+    };
+    cluster.runtime.spawn(async move { axum::serve(listener, fake_kubelet()).await.unwrap() });
+
+    assert_eq!(cluster.ok(&["logs", "app", "--tail=3"]), "/containerLogs/default/app/app?container=app&tailLines=3\n");
+    let running = cluster.running.as_ref().unwrap();
+    let mut child = Command::new("kubectl")
+        .args(["exec", "-i", "app", "--", "cat"])
+        .env("KUBECONFIG", &running.kubeconfig)
+        .env("HOME", cluster.dir.path())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"through and back").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "through and back", "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(3));
+}

@@ -150,6 +150,8 @@ pub enum Reason {
     ServiceUnavailable,
     TooManyRequests,
     RequestEntityTooLarge,
+    /// No reason: how an error that is no `Status` of its own appears.
+    Unknown,
 }
 
 /// One entry of `details.causes`.
@@ -303,6 +305,11 @@ impl ApiError {
         Self::new(500, Reason::InternalError, format!("Internal error occurred: {message}"))
     }
 
+    /// 500 without a reason: a failure behind the API server.
+    pub fn backend(message: impl Into<String>) -> Self {
+        Self::new(500, Reason::Unknown, message)
+    }
+
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(503, Reason::ServiceUnavailable, message)
     }
@@ -323,8 +330,11 @@ impl ApiError {
     pub fn to_status(&self) -> Value {
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason,
+            "message": self.message,
         });
+        if self.reason != Reason::Unknown {
+            status["reason"] = json!(self.reason);
+        }
         if let Some(details) = &self.details {
             let mut out = serde_json::Map::new();
             for (name, text) in [("name", &details.name), ("group", &details.group), ("kind", &details.kind), ("uid", &details.uid)] {

@@ -57,9 +57,7 @@ async fn dial(places: &Places, node: &str) -> Result<UnixStream, ApiError> {
     let socket = places.kubelet_socket(node);
     UnixStream::connect(&socket).await.map_err(|error| {
         // Worded as the real server's dialer does it, with the socket in place of the address.
-        let mut refused = ApiError::internal(format!("error dialing backend: dial unix {}: connect: {}", socket.display(), plain(&error)));
-        refused.message = refused.message.replacen("Internal error occurred: ", "", 1);
-        refused
+        ApiError::backend(format!("error dialing backend: dial unix {}: connect: {}", socket.display(), plain(&error)))
     })
 }
 
@@ -75,7 +73,7 @@ fn plain(error: &std::io::Error) -> String {
 pub async fn log(call: Call, name: &str) -> Result<Response, ApiError> {
     let target = target(&call, name)?;
     let stream = dial(&call.shared.places, &target.node).await?;
-    let broken = |error: hyper::Error| ApiError::internal(format!("error dialing backend: {error}"));
+    let broken = |error: hyper::Error| ApiError::backend(format!("error dialing backend: {error}"));
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
@@ -138,7 +136,7 @@ pub async fn stream(call: Call, name: &str, subresource: &str) -> Result<Respons
             }
             refused
         }
-        other => ApiError::internal(format!("error dialing backend: {other}")),
+        other => ApiError::backend(format!("error dialing backend: {other}")),
     })?;
     let chosen = answer.headers().get(header::SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok());
     let chosen = chosen.and_then(|chosen| PROTOCOLS.into_iter().find(|known| *known == chosen));
