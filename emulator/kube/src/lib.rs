@@ -5,6 +5,7 @@
 
 mod api;
 pub mod controllers;
+mod expire;
 mod http;
 mod protobuf;
 mod tls;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use axum_server::tls_rustls::RustlsConfig;
 use emulator_common::places::Places;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 pub use api::{Api, OpenError, Reply};
 pub use tls::CredentialsError;
@@ -52,6 +54,9 @@ pub struct Running {
     controllers: controllers::Controllers,
     handle: axum_server::Handle<SocketAddr>,
     server: JoinHandle<()>,
+    /// Ends what runs beside the server.
+    stop: CancellationToken,
+    expire: JoinHandle<()>,
 }
 
 /// Starts the API and the controllers. Must be called inside a tokio runtime.
@@ -77,16 +82,20 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     // Written last: whoever finds it finds the API answering.
     let kubeconfig = tls::write_kubeconfig(&places, addr, &credentials)?;
     let controllers = controllers::start(api.clone(), controllers::Config { drivers, off: controllers_off });
-    Ok(Running { addr, kubeconfig, api, controllers, handle, server })
+    let stop = CancellationToken::new();
+    let expire = tokio::spawn(expire::run(api.clone(), stop.clone()));
+    Ok(Running { addr, kubeconfig, api, controllers, handle, server, stop, expire })
 }
 
 impl Running {
     /// Stops controllers and server; open watches and streams are cut.
     pub async fn stop(self) {
+        self.stop.cancel();
         self.controllers.stop().await;
         self.handle.graceful_shutdown(Some(Duration::from_millis(100)));
         // A task that already ended has nothing more to say.
         let _ = self.server.await;
+        let _ = self.expire.await;
         self.api.close().await;
     }
 }

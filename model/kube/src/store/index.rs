@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::object::{Key, Kind, Object};
 
 /// Secondary indexes over the objects; [`Index::add`] and [`Index::drop`] are called with every stored state.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Index {
     by_uid: BTreeMap<String, Key>,
     dependents: BTreeMap<String, BTreeSet<Key>>,
