@@ -192,6 +192,11 @@ impl Drop for Ebbtide {
                 let lines: Vec<&str> = log.lines().collect();
                 eprintln!("{node}:\n{}", lines[lines.len().saturating_sub(25)..].join("\n"));
             }
+            if std::env::var_os("EBBTIDE_TEST_KEEP").is_some() {
+                eprintln!("kept: {} (stop it with: ebbtide reset --yes --data-dir …)", self.dir().display());
+                self.dir.disable_cleanup(true);
+                return;
+            }
             let _ = self.ebbtide(&["down"]);
         } else {
             self.down();

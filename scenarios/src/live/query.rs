@@ -19,6 +19,11 @@ pub(super) fn action(command: &str) -> String {
 pub(super) fn ec2(action: &str, parameters: &Map<String, Value>) -> Vec<(String, String)> {
     let mut pairs = vec![("Action".to_owned(), action.to_owned()), ("Version".to_owned(), EC2_VERSION.to_owned())];
     for (name, value) in parameters {
+        let name = match (action, name.as_str()) {
+            // The one scalar whose name on the wire is another.
+            ("CreateSecurityGroup", "Description") => "GroupDescription",
+            (_, name) => name,
+        };
         flatten(name, value, &mut pairs);
     }
     pairs
