@@ -1,0 +1,89 @@
+//! The API as the Rust client `kube` meets it: what the kubelet and the scenario runner use.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::watcher::{self, Event, InitialListStrategy};
+use serde_json::json;
+
+async fn client(dir: &tempfile::TempDir) -> (emulator_kube::Running, kube::Client) {
+    let running = emulator_kube::start(emulator_kube::Config {
+        listener: std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
+        places: emulator_common::places::Places::new(dir.path().join("data")),
+        drivers: BTreeMap::new(),
+        controllers_off: BTreeSet::new(),
+    })
+    .await
+    .unwrap();
+    let kubeconfig = Kubeconfig::read_from(&running.kubeconfig).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    (running, kube::Client::try_from(config).unwrap())
+}
+
+fn map(name: &str) -> ConfigMap {
+    serde_json::from_value(json!({"metadata": {"name": name}, "data": {"a": "1"}})).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_are_written_listed_and_watched() {
+    let dir = tempfile::tempdir().unwrap();
+    let (running, client) = client(&dir).await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(client);
+    maps.create(&PostParams::default(), &map("m1")).await.unwrap();
+    let list = maps.list(&ListParams::default()).await.unwrap();
+    assert_eq!(list.items.len(), 1);
+    let version = list.metadata.resource_version.unwrap();
+    let mut changes = maps.watch(&WatchParams::default(), &version).await.unwrap().boxed();
+
+    maps.patch("m1", &PatchParams::default(), &Patch::Merge(json!({"data": {"a": "2"}}))).await.unwrap();
+    let applied = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"b": "3"}});
+    maps.patch("m1", &PatchParams::apply("test"), &Patch::Apply(applied)).await.unwrap();
+    let mut stale = map("m1");
+    stale.metadata.resource_version = Some(version);
+    let error = maps.replace("m1", &PostParams::default(), &stale).await.unwrap_err();
+    assert!(matches!(&error, kube::Error::Api(status) if status.code == 409), "{error:?}");
+    maps.delete("m1", &DeleteParams::default()).await.unwrap();
+
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        seen.push(match changes.try_next().await.unwrap().unwrap() {
+            WatchEvent::Added(_) => "added",
+            WatchEvent::Modified(_) => "modified",
+            WatchEvent::Deleted(_) => "deleted",
+            WatchEvent::Bookmark(_) => "bookmark",
+            WatchEvent::Error(_) => "error",
+        });
+    }
+    assert_eq!(seen, ["modified", "modified", "deleted"]);
+    running.stop().await;
+}
+
+/// Both ways to begin: list and watch, and a watch that sends what exists first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_follow_from_what_exists() {
+    let dir = tempfile::tempdir().unwrap();
+    let (running, client) = client(&dir).await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(client);
+    maps.create(&PostParams::default(), &map("m1")).await.unwrap();
+    for (strategy, name) in [(InitialListStrategy::ListWatch, "m2"), (InitialListStrategy::StreamingList, "m3")] {
+        let config = watcher::Config { initial_list_strategy: strategy, ..watcher::Config::default() };
+        let mut events = watcher::watcher(maps.clone(), config).boxed();
+        let mut initial = 0;
+        loop {
+            match events.try_next().await.unwrap().unwrap() {
+                Event::InitApply(_) => initial += 1,
+                Event::InitDone => break,
+                Event::Init => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(initial, maps.list(&ListParams::default()).await.unwrap().items.len());
+        maps.create(&PostParams::default(), &map(name)).await.unwrap();
+        let event = events.try_next().await.unwrap().unwrap();
+        assert!(matches!(&event, Event::Apply(found) if found.metadata.name.as_deref() == Some(name)), "{event:?}");
+    }
+    running.stop().await;
+}
