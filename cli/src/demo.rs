@@ -7,10 +7,10 @@ use anyhow::{Context, bail};
 use emulator_common::places::Places;
 
 use crate::args::DemoArgs;
-use crate::process::Process;
 use crate::run::Teller;
 use crate::state::Up;
 use crate::up::Signals;
+use emulator_common::process::Process;
 
 pub fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     if !rustix::process::geteuid().is_root() {

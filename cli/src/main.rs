@@ -8,7 +8,6 @@ mod efs;
 mod env;
 mod node;
 mod output;
-mod process;
 mod run;
 mod state;
 mod status;

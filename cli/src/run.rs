@@ -67,7 +67,7 @@ fn live(scenario: &Scenario, args: &RunArgs) -> anyhow::Result<Report> {
     Ok(runtime.block_on(async {
         match quiet {
             true => scenarios::live::run(scenario, &target, &mut scenarios::Silent).await,
-            false => scenarios::live::run(scenario, &target, &mut Teller::default()).await,
+            false => scenarios::live::run(scenario, &target, &mut Teller).await,
         }
     }))
 }
@@ -106,7 +106,6 @@ fn summary(scenario: &Scenario, reports: &[Report]) {
 }
 
 /// Tells a live run on the terminal while it goes on.
-#[derive(Default)]
 pub struct Teller;
 
 impl Observer for Teller {

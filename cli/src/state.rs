@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use emulator_common::places::Places;
 use serde::{Deserialize, Serialize};
 
-use crate::process::Process;
+use emulator_common::process::Process;
 
 /// `up.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{Auth, Profile, UpArgs};
 use crate::node::Supervisor;
-use crate::process::Process;
 use crate::state::{Lock, Up};
+use emulator_common::process::Process;
 
 /// How long nodes may take until they are Ready before `up` says so and goes on.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -82,10 +82,9 @@ fn greeting(up: &Up) -> String {
 
 /// Binds a listener. Port 0 means: the port of the last time when it is free (the nodes and kubeconfigs know it), else any.
 fn bind(what: &str, option: &str, wanted: SocketAddr, last: Option<SocketAddr>) -> anyhow::Result<TcpListener> {
-    if let (0, Some(last)) = (wanted.port(), last.filter(|last| last.ip() == wanted.ip())) {
-        if let Ok(listener) = TcpListener::bind(last) {
-            return Ok(listener);
-        }
+    let last = last.filter(|last| wanted.port() == 0 && last.ip() == wanted.ip());
+    if let Some(Ok(listener)) = last.map(TcpListener::bind) {
+        return Ok(listener);
     }
     TcpListener::bind(wanted)
         .with_context(|| format!("{what} cannot listen on {wanted}; choose another address with {option} (port 0: any free one)"))
@@ -226,7 +225,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
     };
     if !early_stop {
         let up = Up {
-            process: Process::this()?,
+            process: Process::this().context("reading /proc/self/stat; is /proc mounted?")?,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             aws: local_aws,
             kube: SocketAddr::new(loopback(kube.addr), kube.addr.port()),

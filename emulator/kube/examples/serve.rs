@@ -1,5 +1,4 @@
 //! Serves the Kubernetes API alone, for trying kubectl on it: `cargo run -p emulator-kube --example serve [DATA-DIR]`.
-#![allow(clippy::disallowed_methods)] // a program, not a model
 
 use std::collections::{BTreeMap, BTreeSet};
 

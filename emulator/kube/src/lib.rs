@@ -1,7 +1,6 @@
 //! The Kubernetes API that unmodified clients talk to, over TLS on loopback, and the controllers' shell.
 //!
 //! [`start`] opens the state, serves HTTPS and writes the kubeconfig. [`Api`] is the same API from inside the process.
-#![allow(clippy::disallowed_methods)] // the shell reads the clock and performs I/O
 
 mod api;
 pub mod controllers;

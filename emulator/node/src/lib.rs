@@ -4,7 +4,6 @@
 //! - [`agent`], [`devices`], [`loops`]: the hypervisor's hand in the node: block devices come and go as the AWS side says.
 //! - [`drivers`]: the built-in CSI drivers, controller and node services.
 //! - [`kubelet`]: the node's pods and their volumes; [`pods`]: containers as processes.
-#![allow(clippy::disallowed_methods)] // the shell reads the clock and performs I/O
 
 pub mod agent;
 pub mod config;

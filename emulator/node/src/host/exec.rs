@@ -9,12 +9,12 @@ use std::process::{Command, ExitStatus};
 use emulator_common::places::Places;
 use nix::sched::{CloneFlags, setns};
 
+use super::NodeError;
 use super::record::find;
-use super::{NodeError, record};
 
 /// Runs a command in a node's namespaces with this process's standard streams, and waits for it.
 pub fn exec(places: &Places, node: &str, argv: &[OsString]) -> Result<ExitStatus, NodeError> {
-    let record::Record { pid, .. } = find(places, node).ok_or_else(|| NodeError::NotRunning(node.to_owned()))?;
+    let emulator_common::process::Process { pid, .. } = find(places, node).ok_or_else(|| NodeError::NotRunning(node.to_owned()))?;
     let (program, args) = argv.split_first().ok_or_else(|| NodeError::Config("no command was given".to_owned()))?;
     let open = |kind: &str| {
         let path = format!("/proc/{pid}/ns/{kind}");

@@ -7,7 +7,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpid};
 
-use super::record::{self, Record};
+use super::record;
 use super::{NodeError, NodeHooks, chain, dev, spawn, work};
 use crate::NodeConfig;
 
@@ -63,7 +63,8 @@ fn set_up(config: &NodeConfig) -> Result<nix::fcntl::Flock<std::fs::File>, NodeE
         .map_err(|(_, _)| NodeError::Runs(config.name.clone()))?;
     // /proc is still the host's, so this is who we are there.
     let stat = std::fs::read_to_string("/proc/self/stat").map_err(NodeError::file("reading", "/proc/self/stat"))?;
-    let this = Record::parse(&stat).ok_or_else(|| NodeError::Config("/proc/self/stat has another form".to_owned()))?;
+    let this =
+        emulator_common::process::Process::parse(&stat).ok_or_else(|| NodeError::Config("/proc/self/stat has another form".to_owned()))?;
     dev::set_up(config)?;
     record::write(&places, &config.name, this)?;
     Ok(lock)

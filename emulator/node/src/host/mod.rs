@@ -22,7 +22,7 @@ use crate::NodeConfig;
 
 pub use exec::exec;
 pub use init::run;
-pub use record::{Record, find};
+pub use record::find;
 pub use spawn::{NodeProcess, spawn, stop};
 
 /// What the node process runs for others, so that this crate need not know them.

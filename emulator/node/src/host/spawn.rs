@@ -10,9 +10,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use emulator_common::places::Places;
+use emulator_common::process::Process;
 use nix::sys::signal::Signal;
 
-use super::record::{Record, find};
+use super::record::find;
 use super::{NodeError, chain};
 use crate::NodeConfig;
 
@@ -27,7 +28,7 @@ pub(super) const READY: &str = "ready\n";
 #[derive(Debug)]
 pub struct NodeProcess {
     pub name: String,
-    pub process: Record,
+    pub process: Process,
     /// It ran before.
     pub adopted: bool,
 }
@@ -71,7 +72,7 @@ pub fn spawn(config: &NodeConfig, exe: &Path) -> Result<NodeProcess, NodeError> 
             return Err(did_not(error.to_string()));
         }
     }
-    let process = Record::of(pid).ok_or_else(|| did_not("it ended right after its start".to_owned()))?;
+    let process = Process::of(pid).ok_or_else(|| did_not("it ended right after its start".to_owned()))?;
     Ok(NodeProcess { name: config.name.clone(), process, adopted: false })
 }
 

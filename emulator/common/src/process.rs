@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
@@ -10,24 +9,36 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Process {
+    /// In the PID namespace of whoever wrote it.
     pub pid: i32,
     /// Ticks since boot (field 22 of /proc/PID/stat).
     pub start_time: u64,
 }
 
 impl Process {
-    /// The process that has this pid now.
+    /// The process that has this pid now; none for one that is gone or a zombie.
     pub fn of(pid: i32) -> Option<Self> {
-        Some(Self { pid, start_time: start_time(pid)? })
+        Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    pub fn this() -> anyhow::Result<Self> {
-        let pid = i32::try_from(std::process::id()).context("own pid")?;
-        Self::of(pid).context("reading /proc/self/stat; is /proc mounted?")
+    /// This process; none where /proc is not mounted.
+    pub fn this() -> Option<Self> {
+        Self::parse(&std::fs::read_to_string("/proc/self/stat").ok()?)
+    }
+
+    /// Reads a line of /proc/PID/stat.
+    pub fn parse(stat: &str) -> Option<Self> {
+        let (pid, rest) = stat.split_once(' ')?;
+        // The name in parentheses may hold spaces and parentheses: the fields start after the last one.
+        let fields: Vec<&str> = rest.rsplit_once(')')?.1.split_whitespace().collect();
+        if fields.first() == Some(&"Z") {
+            return None;
+        }
+        Some(Self { pid: pid.parse().ok()?, start_time: fields.get(19)?.parse().ok()? })
     }
 
     pub fn is_alive(self) -> bool {
-        start_time(self.pid) == Some(self.start_time)
+        Self::of(self.pid) == Some(self)
     }
 
     pub fn signal(self, signal: Signal) {
@@ -50,17 +61,6 @@ impl Process {
     }
 }
 
-/// Field 22 of /proc/PID/stat; none for a process that is gone or a zombie.
-fn start_time(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold spaces and parentheses: the fields start after the last one.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    if fields.first() == Some(&"Z") {
-        return None;
-    }
-    fields.get(19)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +70,14 @@ mod tests {
         let this = Process::this().unwrap();
         assert!(this.is_alive());
         assert!(!Process { start_time: this.start_time + 1, ..this }.is_alive());
+    }
+
+    #[test]
+    fn a_name_may_hold_parentheses_and_a_zombie_is_gone() {
+        let fields = "S 1 1 1 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0";
+        assert_eq!(Process::parse(&format!("17 (a) b) {fields}")), Some(Process { pid: 17, start_time: 4242 }));
+        assert_eq!(Process::parse(&format!("17 (x) {}", fields.replacen('S', "Z", 1))), None);
+        assert_eq!(Process::parse("nonsense"), None);
     }
 
     #[test]
