@@ -173,6 +173,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
             Auth::Verify => emulator_aws::Auth::Verify { keys: BTreeMap::from([(args.access_key.clone(), args.secret_key.clone())]) },
         },
         devices: !args.no_nodes,
+        no_devices: (!root).then(|| "ebbtide runs without root, which loop devices and mounts need; start it with sudo".to_owned()),
         journal: true,
         hosts: args.hosts.clone(),
     })

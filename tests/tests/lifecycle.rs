@@ -60,6 +60,75 @@ fn a_pod_survives_a_crash_of_up() {
     assert_eq!(ebbtide.kubectl(&["get", "pod", "p", "-o", "jsonpath={.status.containerStatuses[0].state.running.startedAt}"]), started);
 }
 
+/// Without root both APIs and the simulator work; attaching says that there is no device, and why.
+#[test]
+fn without_root_attach_says_why_not() {
+    if !root() {
+        return;
+    }
+    let tmp = tempfile::Builder::new().prefix("ebbtide-test-").tempdir().expect("a directory");
+    let nobody = |args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"]).args(args);
+        command.env("HOME", tmp.path()).env("XDG_RUNTIME_DIR", tmp.path()).env("EBBTIDE_DATA_DIR", tmp.path().join("data"));
+        command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").env("AWS_DEFAULT_REGION", "us-east-1");
+        command.output().expect("setpriv")
+    };
+    std::os::unix::fs::chown(tmp.path(), Some(65534), Some(65534)).expect("chown");
+    // A copy that nobody may run: the build directory may be closed to others.
+    let ebbtide = tmp.path().join("ebbtide");
+    std::fs::copy(program(), &ebbtide).expect("a copy of the program");
+    let ebbtide = ebbtide.to_str().expect("a path in UTF-8");
+    let up = nobody(&[ebbtide, "up", "-d", "--listen", "127.0.0.1:0", "--kube-listen", "127.0.0.1:0"]);
+    assert!(up.status.success(), "{}", text(&up));
+    let info: serde_json::Value = serde_json::from_slice(&std::fs::read(tmp.path().join("data/up.json")).expect("up.json")).expect("JSON");
+    let endpoint = format!("--endpoint-url=http://{}", info["aws"].as_str().expect("an address"));
+    let aws = |args: &[&str]| {
+        let mut command = Command::new("aws");
+        command.arg(&endpoint).args(args).env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+        command.env("AWS_DEFAULT_REGION", "us-east-1").output().expect("aws")
+    };
+    let volume =
+        aws(&["ec2", "create-volume", "--size", "1", "--availability-zone", "us-east-1a", "--query", "VolumeId", "--output", "text"]);
+    let instance = aws(&[
+        "ec2",
+        "describe-instances",
+        "--filters",
+        "Name=availability-zone,Values=us-east-1a",
+        "--query",
+        "Reservations[0].Instances[0].InstanceId",
+        "--output",
+        "text",
+    ]);
+    let (volume, instance) = (text(&volume), text(&instance));
+    let attach = aws(&["ec2", "attach-volume", "--volume-id", volume.trim(), "--instance-id", instance.trim(), "--device", "/dev/xvdaa"]);
+    assert!(!attach.status.success() && text(&attach).contains("without root"), "{}", text(&attach));
+    let scenario = nobody(&[ebbtide, "run", "e01-ebs-static"]);
+    assert!(scenario.status.success(), "{}", text(&scenario));
+    let down = nobody(&[ebbtide, "down"]);
+    assert!(down.status.success(), "{}", text(&down));
+}
+
+/// A node that is switched off stays off, and its pods' node is NotReady to nobody's surprise; it boots when it is told to.
+#[test]
+fn a_node_is_switched_off_and_on() {
+    if !root() {
+        return;
+    }
+    let ebbtide = Ebbtide::up(&[]);
+    let node = ebbtide.nodes()[0].clone();
+    let killed = ebbtide.ebbtide(&["node", "kill", &node]);
+    assert!(killed.status.success(), "{}", text(&killed));
+    let state = || text(&ebbtide.ebbtide(&["node", "ls"]));
+    assert!(state().lines().any(|line| line.starts_with(&node) && line.ends_with("off")), "{}", state());
+    let exec = ebbtide.ebbtide(&["node", "exec", &node, "--", "true"]);
+    assert!(!exec.status.success() && text(&exec).contains("does not run"), "{}", text(&exec));
+    let unknown = ebbtide.ebbtide(&["node", "kill", "nosuch"]);
+    assert!(!unknown.status.success() && text(&unknown).contains(&node), "{}", text(&unknown));
+    assert!(ebbtide.ebbtide(&["node", "start", &node]).status.success());
+    wait_for("the node to boot", Duration::from_secs(20), || ebbtide.ebbtide(&["node", "exec", &node, "--", "true"]).status.success());
+}
+
 /// The demo in a process group of its own, interrupted after a while; what it leaves behind.
 #[test]
 fn the_demo_cleans_up_when_it_is_interrupted() {

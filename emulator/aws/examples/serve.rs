@@ -37,6 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             profile,
             auth,
             devices,
+            no_devices: None,
             journal,
             hosts: Vec::new(),
         };

@@ -9,7 +9,7 @@ use axum::extract::{FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use http::{Method, StatusCode, header};
-use model_aws::{Aws, Input, ec2, efs};
+use model_aws::{Aws, ec2, efs};
 use model_common::agent::{EfsExport, EfsMount, EfsRefusal, EfsRefusalKind, ToAgent};
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
@@ -154,8 +154,7 @@ async fn reset(server: &Server) -> Response {
             }
         }
     };
-    let booted =
-        vec![Input::Ec2(ec2::Input::Booted(ec2::Observed::default())), Input::Efs(efs::Input::Booted { trees: Default::default() })];
+    let booted = ctx.booted(ec2::Observed::default(), Default::default());
     ctx.engine.reset(Aws::new(&ctx.world, ctx.profile), cleanup, booted).await;
     // Agents connect again and say what they have.
     for instance in ctx.hub.instances() {

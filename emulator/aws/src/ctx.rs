@@ -1,11 +1,12 @@
 //! What every handler has at hand.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 
 use emulator_common::places::Places;
 use model_aws::world::World;
-use model_aws::{Effect, Input, Profile};
+use model_aws::{Effect, Input, Profile, ec2, efs};
 
 use crate::engine::{Ended, Engine, Outside};
 use crate::hub::Hub;
@@ -18,6 +19,25 @@ pub struct Ctx {
     pub places: Places,
     pub world: World,
     pub profile: Profile,
+    /// Why no instance can have devices; see [`crate::Config`].
+    pub no_devices: Option<String>,
+}
+
+impl Ctx {
+    /// What the machines are told when they start: what is on the disk, and, where no agent can ever come, why not.
+    pub fn booted(&self, blocks: ec2::Observed, trees: BTreeSet<String>) -> Vec<Input> {
+        let mut inputs = vec![Input::Ec2(ec2::Input::Booted(blocks)), Input::Efs(efs::Input::Booted { trees })];
+        if self.no_devices.is_some() {
+            inputs.extend(self.world.nodes().into_iter().map(|node| {
+                Input::Ec2(ec2::Input::Connected {
+                    instance: node.instance_id.into(),
+                    no_devices: self.no_devices.clone(),
+                    devices: Vec::new(),
+                })
+            }));
+        }
+        inputs
+    }
 }
 
 /// Carries out the effects of both machines.

@@ -30,7 +30,7 @@ use axum::Router;
 use emulator_common::places::Places;
 use emulator_common::store::{Sled, Store, StoreError};
 use model_aws::world::{World, WorldError};
-use model_aws::{Aws, Input, LoadError, Profile};
+use model_aws::{Aws, LoadError, Profile};
 use tokio_util::sync::CancellationToken;
 
 pub use auth::Auth;
@@ -53,6 +53,8 @@ pub struct Config {
     pub auth: Auth,
     /// Off: attachments are records only (as `devices: false` in the world).
     pub devices: bool,
+    /// Why no node of this world can have devices (no root): AttachVolume answers with it. None where agents will come.
+    pub no_devices: Option<String>,
     /// Whether every input is appended to `journal/aws.jsonl`.
     pub journal: bool,
     /// Names beyond localhost by which clients call: `host.docker.internal`.
@@ -96,7 +98,7 @@ pub struct Running {
 
 /// Opens the state, observes the disk, recovers, serves.
 pub async fn start(config: Config) -> Result<Running, StartError> {
-    let Config { listener, places, mut world, profile, auth, devices, journal, hosts } = config;
+    let Config { listener, places, mut world, profile, auth, devices, no_devices, journal, hosts } = config;
     let io = |operation: &str| {
         let operation = operation.to_owned();
         move |source| StartError::Io { operation, source }
@@ -121,10 +123,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let trees = efs::observe(&places).map_err(io("look through the file systems"))?;
 
     let engine = Engine::start(store, aws, journal).map_err(io("start the engine's thread"))?;
-    let ctx = Arc::new(Ctx { engine: engine.clone(), hub: hub::Hub::default(), places, world, profile });
+    let ctx = Arc::new(Ctx { engine: engine.clone(), hub: hub::Hub::default(), places, world, profile, no_devices });
     engine.connect(Arc::new(Hands(ctx.clone())));
-    engine.tell(Input::Ec2(model_aws::ec2::Input::Booted(blocks)));
-    engine.tell(Input::Efs(model_aws::efs::Input::Booted { trees }));
+    ctx.booted(blocks, trees).into_iter().for_each(|input| engine.tell(input));
 
     let stopping = CancellationToken::new();
     let server = Arc::new(Server {

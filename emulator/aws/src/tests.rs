@@ -22,6 +22,7 @@ async fn begin(data: tempfile::TempDir, auth: Auth) -> Endpoint {
         profile: Profile::Instant,
         auth,
         devices: true,
+        no_devices: None,
         journal: true,
         hosts: Vec::new(),
     };
@@ -139,6 +140,7 @@ async fn who_is_let_in() {
         profile: Profile::Instant,
         auth,
         devices: false,
+        no_devices: None,
         journal: false,
         hosts: Vec::new(),
     };

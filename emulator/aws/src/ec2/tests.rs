@@ -18,8 +18,14 @@ use crate::hub::Hub;
 fn begin(directory: &std::path::Path) -> Arc<Ctx> {
     let world = World::default();
     let engine = Engine::start(Arc::new(Memory::default()), Aws::new(&world, Profile::Instant), None).unwrap();
-    let ctx =
-        Arc::new(Ctx { engine: engine.clone(), hub: Hub::default(), places: Places::new(directory), world, profile: Profile::Instant });
+    let ctx = Arc::new(Ctx {
+        engine: engine.clone(),
+        hub: Hub::default(),
+        places: Places::new(directory),
+        world,
+        profile: Profile::Instant,
+        no_devices: None,
+    });
     engine.connect(Arc::new(Hands(ctx.clone())));
     ctx
 }
