@@ -9,15 +9,19 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::{self, Event, InitialListStrategy};
 use serde_json::json;
 
-async fn client(dir: &tempfile::TempDir) -> (emulator_kube::Running, kube::Client) {
-    let running = emulator_kube::start(emulator_kube::Config {
-        listener: std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
+async fn serve(dir: &tempfile::TempDir, address: &str) -> emulator_kube::Running {
+    emulator_kube::start(emulator_kube::Config {
+        listener: std::net::TcpListener::bind(address).unwrap(),
         places: emulator_common::places::Places::new(dir.path().join("data")),
         drivers: BTreeMap::new(),
         controllers_off: BTreeSet::new(),
     })
     .await
-    .unwrap();
+    .unwrap()
+}
+
+async fn client(dir: &tempfile::TempDir) -> (emulator_kube::Running, kube::Client) {
+    let running = serve(dir, "127.0.0.1:0").await;
     let kubeconfig = Kubeconfig::read_from(&running.kubeconfig).unwrap();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
     (running, kube::Client::try_from(config).unwrap())
@@ -85,5 +89,43 @@ async fn watchers_follow_from_what_exists() {
         let event = events.try_next().await.unwrap().unwrap();
         assert!(matches!(&event, Event::Apply(found) if found.metadata.name.as_deref() == Some(name)), "{event:?}");
     }
+    running.stop().await;
+}
+
+/// The log of changes starts anew with the process: who watched an earlier version is told so in the stream, and lists again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_list_again_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (running, client) = client(&dir).await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
+    maps.create(&PostParams::default(), &map("m1")).await.unwrap();
+    let mut events = watcher::watcher(maps.clone(), watcher::Config::default()).boxed();
+    while !matches!(events.try_next().await.unwrap().unwrap(), Event::InitDone) {}
+    let version = maps.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+    // What this watcher does not see, so that its version is an earlier one.
+    let elsewhere: Api<ConfigMap> = Api::namespaced(client, "kube-system");
+    elsewhere.create(&PostParams::default(), &map("m2")).await.unwrap();
+    let address = running.addr.to_string();
+    running.stop().await;
+
+    let running = serve(&dir, &address).await;
+    let mut told = maps.watch(&WatchParams::default(), &version).await.unwrap().boxed();
+    let event = told.try_next().await.unwrap();
+    assert!(matches!(&event, Some(WatchEvent::Error(status)) if status.code == 410 && status.reason == "Expired"), "{event:?}");
+    assert!(told.try_next().await.unwrap().is_none(), "the stream ends");
+    maps.delete("m1", &DeleteParams::default()).await.unwrap();
+    let mut listed = Vec::new();
+    let again = async {
+        loop {
+            match events.next().await.unwrap() {
+                Ok(Event::InitApply(found)) => listed.push(found),
+                Ok(Event::InitDone) => break,
+                // Errors while nobody listened, and the one that says to list again.
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), again).await.expect("the watcher lists again");
+    assert!(listed.iter().all(|map| map.metadata.name.as_deref() != Some("m1")), "{listed:?}");
     running.stop().await;
 }

@@ -120,8 +120,9 @@ pub fn watch(call: Call, name: Option<&str>) -> Result<Response, ApiError> {
     let api = call.shared.api.clone();
     let (since, initial) = api.read(|store| {
         let wanted = check_version(&call, store.version())?;
+        // A version no longer kept is an ERROR in the stream, as the real server tells it: the watcher of kube-rs would ask for the
+        // same version for ever after an answer 410, and only lists again after the event.
         if wanted != 0 && !send_initial {
-            drop(store.since(wanted)?);
             return Ok((wanted, Vec::new()));
         }
         let from = Key::new(kind.clone(), "", "");
