@@ -8,7 +8,7 @@ export PATH := $(TOOLS):$(PATH)
 # Installs what is missing, builds, and runs the workshop's four exercises on real devices.
 demo:
 	@scripts/setup build
-	@cargo build -q -p ebbtide
+	@cargo build -p ebbtide
 	@target/debug/ebbtide demo
 
 # Everything CI runs: formatting, lints, the tests of every crate, and the black-box tests with kubectl, the aws CLI and boto3.
