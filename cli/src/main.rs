@@ -29,6 +29,9 @@ fn main() -> ExitCode {
         emulator_node::pods::container_init_main();
     }
     let cli = Cli::parse();
+    if !matches!(cli.command, Command::Up(_) | Command::Node(_) | Command::Demo(_)) {
+        end_with_the_pipe();
+    }
     output::start_log(&cli);
     match dispatch(cli) {
         Ok(code) => code,
@@ -37,6 +40,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A command that only prints ends quietly when its reader goes (`ebbtide run --schema | head`); Rust would make that a panic.
+fn end_with_the_pipe() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: the default action runs no code of ours.
+    // The call fails only for signals that cannot be caught; SIGPIPE can.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
