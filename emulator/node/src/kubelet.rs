@@ -1,12 +1,13 @@
 //! The kubelet made real: registers the node, watches its pods, drives [`model_node::kubelet`] and carries out what it wants.
 //!
 //! - [`register`]: Node, CSINode, Lease · [`volumes`]: the volume manager's actions · [`local`]: volumes without a driver
-//! - [`containers`]: from a pod to processes ([`crate::pods`]) · [`status`]: what a pod shows · [`events`] · [`server`]: logs, exec
+//! - [`containers`]: from a pod to processes ([`crate::pods`]) · [`status`]: what a pod shows · [`events`] · [`server`]: logs · [`exec`]
 //!
 //! The node outlives the API: everything that needs it is tried again for ever.
 
 mod containers;
 mod events;
+mod exec;
 mod local;
 mod register;
 mod requests;

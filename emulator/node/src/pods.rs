@@ -2,12 +2,14 @@
 //! there, as under a container runtime (so a shell without a trap ignores SIGTERM, and a stop takes the grace period).
 //!
 //! - [`config`]: what the helper process is told · [`init`]: the helper process · [`rootfs`]: the root file system
+//! - [`terminal`]: terminals of executed commands
 //! - [`log`]: the CRI log files · [`Runtime`]: starting, signalling and entering containers from the kubelet
 
 pub mod config;
 mod init;
 pub mod log;
 mod rootfs;
+mod terminal;
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -137,32 +139,37 @@ impl Runtime {
     }
 
     /// Runs a command in a container. `report`: a path where an error is written to ([`exec_error`]).
-    pub async fn exec(&self, container: &Container, argv: Vec<String>, stdio: ExecStdio, report: &Path) -> std::io::Result<Child> {
+    pub async fn exec(&self, container: &Container, argv: Vec<String>, stdio: ExecStdio, report: &Path) -> std::io::Result<Executed> {
         let process = Process { argv, working_dir: container.process.working_dir.clone(), ..container.process.clone() };
-        let tty = matches!(stdio, ExecStdio::Terminal(_));
+        let tty = matches!(stdio, ExecStdio::Terminal);
         let config = ExecConfig { pid: container.pid, report: report.display().to_string(), tty, process };
         let file = report.with_extension("json");
         tokio::fs::write(&file, serde_json::to_vec(&config).map_err(std::io::Error::other)?).await?;
         let mut command = self.helper("container-exec", &file);
-        match stdio {
-            ExecStdio::Pipes { stdin } => {
-                command.stdin(if stdin { Stdio::piped() } else { Stdio::null() }).stdout(Stdio::piped()).stderr(Stdio::piped());
-            }
-            ExecStdio::Terminal(terminal) => {
-                command.stdin(terminal.try_clone()?).stdout(terminal.try_clone()?).stderr(terminal);
-            }
-        }
-        command.spawn()
+        let ExecStdio::Pipes { stdin } = stdio else {
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+            let child = command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+            // It holds the helper's end of the socket, whose last copy says that the helper is gone.
+            drop(command);
+            return Ok(Executed { child, terminal: terminal::receive(ours).await? });
+        };
+        let child =
+            command.stdin(if stdin { Stdio::piped() } else { Stdio::null() }).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        Ok(Executed { child, terminal: None })
     }
 }
 
 /// What an executed command talks to.
 pub enum ExecStdio {
-    Pipes {
-        stdin: bool,
-    },
-    /// The terminal's inner end.
-    Terminal(OwnedFd),
+    Pipes { stdin: bool },
+    Terminal,
+}
+
+/// A command that runs in a container.
+pub struct Executed {
+    pub child: Child,
+    /// The terminal's outer end, non-blocking; none without a terminal, and when the command could not be executed.
+    pub terminal: Option<OwnedFd>,
 }
 
 /// Why an executed command did not run; none when it did. Removes the file.

@@ -64,8 +64,8 @@ async fn run(dir: &Path, config: &ContainerConfig) -> (i32, String) {
 async fn exec(dir: &Path, container: &Arc<Container>, argv: &[&str]) -> (Output, Option<String>) {
     let report = dir.join("report");
     let argv = argv.iter().map(|arg| arg.to_string()).collect();
-    let child = runtime().exec(container, argv, ExecStdio::Pipes { stdin: false }, &report).await.unwrap();
-    let output = child.wait_with_output().await.unwrap();
+    let executed = runtime().exec(container, argv, ExecStdio::Pipes { stdin: false }, &report).await.unwrap();
+    let output = executed.child.wait_with_output().await.unwrap();
     (output, exec_error(&report))
 }
 
@@ -173,4 +173,45 @@ async fn a_shell_without_a_trap_needs_sigkill_as_process_1() {
     assert!(tokio::time::timeout(Duration::from_millis(300), &mut waiting).await.is_err(), "process 1 ignores SIGTERM");
     container.signal(true);
     assert_eq!(tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap(), 137);
+}
+
+#[tokio::test]
+async fn a_terminal_is_the_containers_own() {
+    if !root() {
+        return;
+    }
+    use tokio::io::AsyncReadExt;
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path(), &["sh", "-c", "echo own > /dev/stdout; trap 'exit 0' TERM; while :; do sleep 0.05; done"]);
+    config.process.uid = 1234;
+    let started = start(dir.path(), &config).await.unwrap();
+    let container = started.container.clone();
+    let report = dir.path().join("report");
+    let script = "stty size; ls -l $(tty); ps -o tty= -p $$; echo to >/dev/tty; exit 4";
+    let argv = ["sh", "-c", script].map(String::from).to_vec();
+    let mut executed = runtime().exec(&container, argv, ExecStdio::Terminal, &report).await.unwrap();
+    let outer = executed.terminal.take().unwrap();
+    let mut outer = tokio::net::unix::pipe::Receiver::from_file_unchecked(outer.into()).unwrap();
+    let (mut text, mut buffer) = (String::new(), [0; 1024]);
+    // The end is EIO: the command's end of the terminal is closed.
+    while let Ok(read @ 1..) = outer.read(&mut buffer).await {
+        text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+    assert_eq!((executed.child.wait().await.unwrap().code(), exec_error(&report)), (Some(4), None), "{text}");
+    assert!(
+        text.contains("0 0\r\n") && text.contains(" 1234 ") && text.contains("/dev/pts/0\r\n") && text.contains("pts/0\r\nto\r\n"),
+        "{text}"
+    );
+    // A command that is not there says so; its terminal ends.
+    let nosuch = runtime().exec(&container, vec!["nosuch".into()], ExecStdio::Terminal, &report).await.unwrap();
+    nosuch.child.wait_with_output().await.unwrap();
+    assert_eq!(exec_error(&report).as_deref(), Some("exec: \"nosuch\": executable file not found in $PATH"));
+    container.signal(false);
+    assert_eq!(started.wait().await, 0);
+    assert_eq!(log(dir.path()), "own\n");
+    // A container that is gone gives no terminal.
+    let gone = runtime().exec(&container, vec!["true".into()], ExecStdio::Terminal, &report).await.unwrap();
+    assert!(gone.terminal.is_none());
+    gone.child.wait_with_output().await.unwrap();
+    assert!(exec_error(&report).is_some_and(|why| why.starts_with("open /proc/")));
 }

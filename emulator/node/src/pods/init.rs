@@ -5,7 +5,8 @@
 //! (a socket) it says `pid N`, and then, if the command cannot be executed, `config TEXT` or `exec TEXT`; the end of the
 //! socket means that the command runs. It exits as the container does: with its code, or 128 and the signal's number.
 //!
-//! `container-exec FILE`: enters a container's namespaces and runs a command there.
+//! `container-exec FILE`: enters a container's namespaces and runs a command there. With a terminal, its standard input is a
+//! socket, to which it gives the outer end ([`terminal`]).
 
 use std::fs::File;
 use std::io::Write;
@@ -18,7 +19,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Uid, fork};
 
 use super::config::{CAPABILITIES, ContainerConfig, ExecConfig, Process};
-use super::rootfs;
+use super::{rootfs, terminal};
 
 /// Why a command does not run.
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +168,7 @@ fn prepare(process: &Process, die_with_parent: bool) -> Result<(), InitError> {
         }
     }
     let groups: Vec<_> = process.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    own_stdio(process.uid);
     nix::unistd::setgroups(&groups).map_err(|errno| InitError::system("setgroups", "", errno))?;
     nix::unistd::setgid(Gid::from_raw(process.gid)).map_err(|errno| InitError::system("setgid", process.gid.to_string(), errno))?;
     nix::unistd::setuid(Uid::from_raw(process.uid)).map_err(|errno| InitError::system("setuid", process.uid.to_string(), errno))?;
@@ -178,6 +180,17 @@ fn prepare(process: &Process, die_with_parent: bool) -> Result<(), InitError> {
         let _ = nix::sys::prctl::set_no_new_privs();
     }
     Ok(())
+}
+
+/// Gives pipes and terminals on the standard descriptors to the user, who may then open them by their names under /dev
+/// (`fixStdioPermissions` of runc). What cannot be given stays as it is.
+fn own_stdio(uid: u32) {
+    for fd in [std::io::stdin().as_fd(), std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
+        let pipe = rustix::fs::fstat(fd).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo);
+        if pipe || rustix::termios::isatty(fd) {
+            let _ = nix::unistd::fchown(fd, Some(Uid::from_raw(uid)), None);
+        }
+    }
 }
 
 fn execute(process: &Process) -> InitError {
@@ -222,18 +235,23 @@ fn exec(file: &str) -> i32 {
     if let Err(error) = enter(config.pid) {
         return fail(&error);
     }
+    let inner = match config.tty.then(|| terminal::give(std::io::stdin().as_fd())).transpose() {
+        Ok(inner) => inner,
+        Err(error) => return fail(&error),
+    };
     // SAFETY: this process has one thread, so the child may do whatever the parent may.
     match unsafe { fork() } {
         Ok(ForkResult::Child) => {
-            if config.tty {
-                let _ = nix::unistd::setsid();
-                // SAFETY: makes the terminal on standard input the controlling one of the new session.
-                unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
+            if let Some(inner) = inner
+                && let Err(error) = terminal::control(inner)
+            {
+                return fail(&error);
             }
             let error = run(&config.process, true);
             fail(&error)
         }
         Ok(ForkResult::Parent { child }) => {
+            drop(inner);
             detach_output();
             wait_for(child)
         }
