@@ -1,6 +1,7 @@
 //! From a pod's container to what the helper process is told: command, environment, volumes, identity.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
@@ -265,7 +266,7 @@ fn volume(
 }
 
 /// Binds `root/path` on `place`. The path is walked without leaving the volume, whatever links the volume holds; missing
-/// directories are made with the mode of the volume's root.
+/// directories are made with the mode of the volume's root, its setgid bit included, so that an fsGroup can write there.
 fn bind_sub_path(root: &Path, path: &str, place: &Path) -> std::io::Result<()> {
     use rustix::fs::{Mode, OFlags, ResolveFlags};
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
@@ -278,11 +279,14 @@ fn bind_sub_path(root: &Path, path: &str, place: &Path) -> std::io::Result<()> {
             let mut done = String::from(".");
             for part in path.split('/').filter(|part| !part.is_empty()) {
                 let parent = open(&done)?;
-                match rustix::fs::mkdirat(&parent, part, mode) {
-                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                let made = rustix::fs::mkdirat(&parent, part, mode);
+                done = format!("{done}/{part}");
+                match made {
+                    // The umask took bits away.
+                    Ok(()) => set_mode(&open(&done)?, mode)?,
+                    Err(rustix::io::Errno::EXIST) => {}
                     Err(errno) => return Err(errno.into()),
                 }
-                done = format!("{done}/{part}");
             }
             open(path)?
         }
@@ -298,14 +302,37 @@ fn bind_sub_path(root: &Path, path: &str, place: &Path) -> std::io::Result<()> {
         place.parent().map_or(Ok(()), std::fs::create_dir_all)?;
         std::fs::OpenOptions::new().create(true).append(true).open(place)?;
     }
-    use std::os::fd::AsRawFd;
     let source = format!("/proc/self/fd/{}", target.as_raw_fd());
     mount(Some(source.as_str()), place, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(Into::into)
 }
 
+/// Changes the mode of what an `O_PATH` descriptor names.
+fn set_mode(fd: &OwnedFd, mode: rustix::fs::Mode) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(format!("/proc/self/fd/{}", fd.as_raw_fd()), std::fs::Permissions::from_mode(mode.as_raw_mode()))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::expand;
+    use super::{bind_sub_path, expand};
+
+    #[test]
+    fn a_sub_path_gets_the_mode_of_the_volume() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("volume");
+        std::fs::create_dir(&root).unwrap();
+        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o2775)).unwrap();
+        // Without root the bind fails, after the directories were made.
+        let bound = bind_sub_path(&root, "a/b", &dir.path().join("place"));
+        for made in ["a", "a/b"] {
+            assert_eq!(std::fs::metadata(root.join(made)).unwrap().mode() & 0o7777, 0o2775, "{made}");
+        }
+        if bound.is_ok() {
+            nix::mount::umount(&dir.path().join("place")).unwrap();
+        }
+        assert!(bind_sub_path(&root, "a/../../out", &dir.path().join("place")).is_err() && !dir.path().join("out").exists());
+    }
 
     #[test]
     fn variables_are_expanded_as_the_kubelet_does() {
