@@ -83,10 +83,10 @@ fn volumes() {
     let ebbtide = Ebbtide::up(&[]);
     let kubectl = |args: &[&str]| ebbtide.kubectl(args);
     let apply = |manifests: &str| ebbtide.kubectl_with(&["apply", "-f", "-"], manifests);
-    let claim = |name: &str, class: &str, more: &str| {
+    let claim = |name: &str, class: &str, gigabytes: u64, more: &str| {
         format!(
             "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}}}\nspec:\n  accessModes: [ReadWriteOnce]\n  \
-             storageClassName: {class}\n  resources: {{requests: {{storage: 1Gi}}}}\n{more}\n---\n"
+             storageClassName: {class}\n  resources: {{requests: {{storage: {gigabytes}Gi}}}}\n{more}\n---\n"
         )
     };
     let class = |name: &str, parameters: &str| {
@@ -100,7 +100,7 @@ fn volumes() {
     // emptyDir, configMap and secret; subPath; read-only; fsGroup.
     kubectl(&["create", "configmap", "settings", "--from-literal=a=1"]);
     apply(
-        &(claim("plain", "ext4", "")
+        &(claim("plain", "ext4", 1, "")
             + &pod(
                 "many",
                 "  securityContext: {fsGroup: 2000, runAsUser: 1000}\n  containers:\n  - name: c\n    image: i\n    command: [sleep, '600']\n    \
@@ -120,9 +120,9 @@ fn volumes() {
     let events = kubectl(&["events", "--for", "pod/many"]);
     assert!(events.contains("SuccessfulAttachVolume") && events.contains("Scheduled"), "{events}");
 
-    // xfs with parameters, and growth while mounted.
+    // xfs with parameters, and growth while mounted. EC2 makes no io1 volume of less than 4 GiB.
     apply(
-        &(claim("grows", "xfs", "")
+        &(claim("grows", "xfs", 4, "")
             + &pod(
                 "grower",
                 "  containers: [{name: c, image: i, command: [sleep, '600'], volumeMounts: [{name: data, mountPath: /data}]}]\n  \
@@ -133,9 +133,9 @@ fn volumes() {
     let size =
         || -> u64 { kubectl(&["exec", "grower", "--", "sh", "-c", "df -B1 --output=size /data | tail -1"]).trim().parse().expect("bytes") };
     let before = size();
-    kubectl(&["patch", "pvc", "grows", "-p", r#"{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}"#]);
+    kubectl(&["patch", "pvc", "grows", "-p", r#"{"spec":{"resources":{"requests":{"storage":"5Gi"}}}}"#]);
     wait_for("the claim to grow", Duration::from_secs(60), || {
-        kubectl(&["get", "pvc", "grows", "-o", "jsonpath={.status.capacity.storage}"]) == "2Gi"
+        kubectl(&["get", "pvc", "grows", "-o", "jsonpath={.status.capacity.storage}"]) == "5Gi"
     });
     assert!(size() > before + (900 << 20), "{before} {}", size());
     let events = kubectl(&["events", "--for", "pvc/grows"]);
@@ -143,7 +143,7 @@ fn volumes() {
 
     // A raw block device.
     apply(
-        &(claim("raw", "ext4", "  volumeMode: Block")
+        &(claim("raw", "ext4", 1, "  volumeMode: Block")
             + &pod(
                 "raw",
                 "  containers: [{name: c, image: i, command: [sleep, '600'], volumeDevices: [{name: data, devicePath: /dev/xvda}]}]\n  \
