@@ -112,6 +112,9 @@ fn stop(places: &Places) -> anyhow::Result<bool> {
     let nodes = list(places).into_iter().any(|node| node.pid.is_some());
     if let Some(up) = &up {
         up.process.signal(rustix::process::Signal::TERM);
+        if !up.process.wait_gone(Duration::from_secs(1)) {
+            eprintln!("stopping: pods get their grace period, volumes are unmounted (at most {} s)", STOP_LIMIT.as_secs());
+        }
         if !up.process.wait_gone(STOP_LIMIT) {
             eprintln!("ebbtide: pid {} does not stop; killing it", up.process.pid);
             up.process.signal(rustix::process::Signal::KILL);

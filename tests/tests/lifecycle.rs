@@ -60,6 +60,30 @@ fn a_pod_survives_a_crash_of_up() {
     assert_eq!(ebbtide.kubectl(&["get", "pod", "p", "-o", "jsonpath={.status.containerStatuses[0].state.running.startedAt}"]), started);
 }
 
+/// A world of one's own: other zones, other nodes; kept with the data directory, and not exchanged under it.
+#[test]
+fn another_world() {
+    let tmp = tempfile::tempdir().expect("a directory");
+    let file = tmp.path().join("world.yaml");
+    let world = "account: '123456789012'\nregion: eu-west-1\nzones: [{name: eu-west-1a, id: euw1-az1}]\n\
+                 vpc: {cidr: 10.9.0.0/16, subnets: [{zone: eu-west-1a, cidr: 10.9.1.0/24}]}\n\
+                 instances: [{private_ip: 10.9.1.7, zone: eu-west-1a, type: m5.xlarge}]\n"
+        .replace("private_ip", "privateIp");
+    std::fs::write(&file, &world).expect("a world");
+    let path = file.to_str().expect("a path in UTF-8");
+    let mut ebbtide = Ebbtide::up(&["--no-nodes", "--world", path]);
+    let zones = ebbtide.aws(&["ec2", "describe-availability-zones", "--region", "eu-west-1", "--query", "AvailabilityZones[].ZoneName"]);
+    assert_eq!(zones, serde_json::json!(["eu-west-1a"]));
+    let caller = ebbtide.aws(&["sts", "get-caller-identity"]);
+    assert_eq!(caller["Account"], "123456789012");
+    assert!(ebbtide.ebbtide(&["down"]).status.success());
+    ebbtide.start();
+    std::fs::write(&file, world.replace("m5.xlarge", "m5.large")).expect("another world");
+    assert!(ebbtide.ebbtide(&["down"]).status.success());
+    let refused = ebbtide.ebbtide(&["up", "--no-nodes", "--listen", "127.0.0.1:0", "--kube-listen", "127.0.0.1:0", "--world", path]);
+    assert!(!refused.status.success() && text(&refused).contains("ebbtide reset"), "{}", text(&refused));
+}
+
 /// Without root both APIs and the simulator work; attaching says that there is no device, and why.
 #[test]
 fn without_root_attach_says_why_not() {

@@ -1,12 +1,17 @@
 //! The AWS API: calls a second at 1 and 16 connections, beside the limit and moto.
 
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use ebbtide_tests::Ebbtide;
 
-use crate::load::{self, Request, ec2, post};
+use crate::load::{self, Request, Tally, ec2, post};
 use crate::{Kept, Options, free_port, wait_port};
+
+/// The servers take turns, so that what else the machine does meets all of them.
+const ROUNDS: usize = 4;
 
 const CREATE: &str = "Action=CreateVolume&Version=2016-11-15&AvailabilityZone=us-east-1a&Size=4&VolumeType=gp3";
 
@@ -41,7 +46,7 @@ pub fn run(options: &Options) {
     let moto = Moto::start(1_000);
     for &count in &options.volumes {
         let ebbtide = Ebbtide::up(&["--no-nodes"]);
-        let port: u16 = ebbtide.endpoint().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+        let port = crate::port(&ebbtide);
         let bodies = load::all(port, (0..count as u64).map(create).collect());
         let ids: Vec<String> = bodies.iter().map(|body| volume_id(body)).collect();
         // moto walks all its volumes for every call: it is measured with 1,000, its best case.
@@ -85,12 +90,32 @@ impl Bench<'_> {
         M: Fn(u64) -> Request + Clone + Send + Sync + 'static,
     {
         let sample = load::all(self.port, vec![make(u64::from(u32::MAX))]).remove(0);
+        // Counted over both runs: no request is sent twice.
+        let (next, moto_next) = (Arc::default(), Arc::default());
         for connections in [1, 16] {
-            let ours = load::rate(self.port, connections, self.options.seconds, make.clone());
-            let limit = self.limit(&sample, connections, make.clone());
-            let moto = self.moto.zip(moto.clone()).map(|(server, make)| load::rate(server.port, connections, self.options.seconds, make));
-            self.row(name, connections, ours, limit, moto);
+            let limit = Limit::start(&sample);
+            self.turns(name, connections, self.options.seconds, |seconds| {
+                let ours = load::rate(self.port, connections, seconds, &next, make.clone());
+                let bare = load::rate(limit.port, connections, seconds, &Arc::default(), make.clone());
+                let moto = self.moto.zip(moto.clone());
+                let moto = moto.map(|(server, make)| load::rate(server.port, connections, seconds, &moto_next, make));
+                (ours, bare, moto)
+            });
         }
+    }
+
+    /// Measures ours, the limit and moto in turns, and prints the sums.
+    fn turns(&self, name: &str, connections: usize, seconds: f64, turn: impl Fn(f64) -> (Tally, Tally, Option<Tally>)) {
+        let (mut ours, mut limit, mut moto) = (Tally::default(), Tally::default(), None::<Tally>);
+        for _ in 0..ROUNDS {
+            let (a, b, c) = turn(seconds / ROUNDS as f64);
+            ours += a;
+            limit += b;
+            if let Some(tally) = c {
+                *moto.get_or_insert_default() += tally;
+            }
+        }
+        self.row(name, connections, ours.rate(), limit.rate(), moto.map(Tally::rate));
     }
 
     fn row(&self, name: &str, connections: usize, ours: f64, limit: f64, moto: Option<f64>) {
@@ -101,50 +126,67 @@ impl Bench<'_> {
         println!("{name:<28} {:>8} {connections:>5} {ours:>10.0} {limit:>10.0} {:>9.2} {moto:>9} {times:>8}", self.count, ours / limit);
     }
 
-    /// What a bare server does with the same requests and the same answer.
-    fn limit(&self, body: &[u8], connections: usize, make: impl Fn(u64) -> Request + Send + Sync + 'static) -> f64 {
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(file.path(), body).expect("writing the body");
-        let port = free_port();
-        let _server = Kept::start(
-            Command::new(std::env::current_exe().expect("own path")).arg("--serve").arg(file.path()).env("PORT", port.to_string()),
-        );
-        wait_port(port, Duration::from_secs(5));
-        load::rate(port, connections, self.options.seconds, make)
-    }
-
     /// Attach and detach without devices: pairs a second, each connection with volumes of its own.
     fn attach_detach(&self, ebbtide: &Ebbtide, ids: &[String]) {
         let instance = instance(ebbtide);
+        let sample = pairs(self.port, 1, 0.0, &instance, ids).1;
         for connections in [1usize, 16] {
-            // The requests alternate within a connection only when it has one volume at a time: the pairs are made by hand.
-            let (rate, sample) = pairs(self.port, connections, self.options.seconds, &instance, ids);
-            let limit = self.limit(&sample, connections, |_| attach("i-0", "vol-0", 0)) / 2.0;
-            let moto = self.moto.map(|moto| pairs(moto.port, connections, self.options.seconds, &moto.instance, &moto.ids).0);
-            self.row("AttachVolume+DetachVolume", connections, rate, limit, moto);
+            let limit = Limit::start(&sample);
+            self.turns("AttachVolume+DetachVolume", connections, self.options.seconds, |seconds| {
+                let ours = pairs(self.port, connections, seconds, &instance, ids).0;
+                let mut bare = load::rate(limit.port, connections, seconds, &Arc::default(), |_| attach("i-0", "vol-0", 0));
+                // A pair is two calls.
+                bare.calls /= 2;
+                (ours, bare, self.moto.map(|moto| pairs(moto.port, connections, seconds, &moto.instance, &moto.ids).0))
+            });
         }
     }
 
     fn access_points(&self, ebbtide: &Ebbtide) {
         let fs = ebbtide.aws(&["efs", "create-file-system", "--creation-token", "bench"]);
         let id = fs["FileSystemId"].as_str().expect("a file system").to_owned();
-        let make = |id: String, salt: u64| {
+        let make = |id: &str| {
+            let id = id.to_owned();
             move |n: u64| {
                 let body = format!(
-                    r#"{{"ClientToken":"t-{salt}-{n}","FileSystemId":"{id}","PosixUser":{{"Uid":50000,"Gid":50000}},"RootDirectory":{{"Path":"/pvc-{n}","CreationInfo":{{"OwnerUid":50000,"OwnerGid":50000,"Permissions":"700"}}}},"Tags":[{{"Key":"efs.csi.aws.com/cluster","Value":"true"}}]}}"#
+                    r#"{{"ClientToken":"t-{n}","FileSystemId":"{id}","PosixUser":{{"Uid":50000,"Gid":50000}},"RootDirectory":{{"Path":"/pvc-{n}","CreationInfo":{{"OwnerUid":50000,"OwnerGid":50000,"Permissions":"700"}}}},"Tags":[{{"Key":"efs.csi.aws.com/cluster","Value":"true"}}]}}"#
                 );
                 post("/2015-02-01/access-points", "elasticfilesystem", "application/json", &body)
             }
         };
+        let sample = load::all(self.port, vec![make(&id)(u64::from(u32::MAX))]).remove(0);
         // A file system takes 10,000 access points: fewer seconds, so that the limit is not reached.
-        let sample = load::all(self.port, vec![make(id.clone(), 0)(0)]).remove(0);
-        for (salt, connections) in [(1, 1), (2, 16)] {
-            let seconds = self.options.seconds.min(0.4);
-            let ours = load::rate(self.port, connections, seconds, make(id.clone(), salt));
-            let limit = self.limit(&sample, connections, make(id.clone(), salt));
-            let moto = self.moto.map(|moto| load::rate(moto.port, connections, seconds, make(moto.file_system.clone(), salt)));
-            self.row("CreateAccessPoint", connections, ours, limit, moto);
+        let seconds = self.options.seconds.min(0.4);
+        let (next, moto_next): (Arc<AtomicU64>, Arc<AtomicU64>) = (Arc::default(), Arc::default());
+        for connections in [1, 16] {
+            let limit = Limit::start(&sample);
+            self.turns("CreateAccessPoint", connections, seconds, |seconds| {
+                let ours = load::rate(self.port, connections, seconds, &next, make(&id));
+                let bare = load::rate(limit.port, connections, seconds, &Arc::default(), make(&id));
+                let moto = self.moto.map(|moto| load::rate(moto.port, connections, seconds, &moto_next, make(&moto.file_system)));
+                (ours, bare, moto)
+            });
         }
+    }
+}
+
+/// A bare server that gives the same answer to everything.
+struct Limit {
+    port: u16,
+    _server: Kept,
+    _body: tempfile::NamedTempFile,
+}
+
+impl Limit {
+    fn start(body: &[u8]) -> Self {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), body).expect("writing the body");
+        let port = free_port();
+        let server = Kept::start(
+            Command::new(std::env::current_exe().expect("own path")).arg("--serve").arg(file.path()).env("PORT", port.to_string()),
+        );
+        wait_port(port, Duration::from_secs(5));
+        Self { port, _server: server, _body: file }
     }
 }
 
@@ -162,8 +204,9 @@ fn detach(instance: &str, volume: &str) -> Request {
     ec2(&format!("Action=DetachVolume&Version=2016-11-15&VolumeId={volume}&InstanceId={instance}"))
 }
 
-/// Pairs of attach and detach a second; also a body of AttachVolume. A detach that is still running is waited for by the next attach.
-fn pairs(port: u16, connections: usize, seconds: f64, instance: &str, ids: &[String]) -> (f64, Vec<u8>) {
+/// Pairs of attach and detach, each connection with a volume of its own, at least one pair a connection; also a body of
+/// AttachVolume. A detach that is still running is waited for by the next attach.
+fn pairs(port: u16, connections: usize, seconds: f64, instance: &str, ids: &[String]) -> (Tally, Vec<u8>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let started = std::time::Instant::now();
@@ -174,36 +217,35 @@ fn pairs(port: u16, connections: usize, seconds: f64, instance: &str, ids: &[Str
                 tokio::spawn(async move {
                     let mut connection = load::Connection::open(port).await.expect("a connection");
                     let (mut pairs, mut sample) = (0u64, Vec::new());
-                    while std::time::Instant::now() < until {
-                        let answer = connection.call(&up).await.expect("an answer");
-                        if answer.status != 200 {
-                            let text = String::from_utf8_lossy(&answer.body).into_owned();
-                            assert!(text.contains("IncorrectState") || text.contains("VolumeInUse"), "{text}");
-                            continue;
-                        }
-                        sample = answer.body;
-                        loop {
-                            let answer = connection.call(&down).await.expect("an answer");
-                            if answer.status == 200 {
-                                break;
-                            }
-                            let text = String::from_utf8_lossy(&answer.body).into_owned();
-                            assert!(text.contains("IncorrectState"), "{text}");
-                        }
+                    while pairs == 0 || std::time::Instant::now() < until {
+                        sample = accepted(&mut connection, &up, &["IncorrectState", "VolumeInUse"]).await;
+                        accepted(&mut connection, &down, &["IncorrectState"]).await;
                         pairs += 1;
                     }
                     (pairs, sample)
                 })
             })
             .collect();
-        let (mut total, mut sample) = (0, Vec::new());
+        let (mut calls, mut sample) = (0, Vec::new());
         for task in tasks {
             let (pairs, body) = task.await.expect("a task");
-            total += pairs;
+            calls += pairs;
             sample = body;
         }
-        (total as f64 / started.elapsed().as_secs_f64(), sample)
+        (Tally { calls, time: started.elapsed() }, sample)
     })
+}
+
+/// Sends a request until it is accepted; the errors in `meanwhile` say that something is still on its way.
+async fn accepted(connection: &mut load::Connection, request: &[u8], meanwhile: &[&str]) -> Vec<u8> {
+    loop {
+        let answer = connection.call(request).await.expect("an answer");
+        if answer.status == 200 {
+            return answer.body;
+        }
+        let text = String::from_utf8_lossy(&answer.body);
+        assert!(meanwhile.iter().any(|code| text.contains(code)), "{text}");
+    }
 }
 
 /// moto's server with some volumes in it.

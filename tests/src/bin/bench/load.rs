@@ -1,4 +1,4 @@
-//! The load: keep-alive connections that send one request after the other; and the bare server that is the limit.
+//! The load: connections that send one request after the other; and the bare server that is the limit.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,21 +33,24 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// One keep-alive connection.
+/// One keep-alive connection; opened again where the server closes it after an answer (moto's does).
 pub struct Connection {
+    port: u16,
     stream: TcpStream,
     buffer: Vec<u8>,
+    closed: bool,
 }
 
 impl Connection {
     pub async fn open(port: u16) -> std::io::Result<Self> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: Vec::with_capacity(1 << 16) })
+        Ok(Self { port, stream: connect(port).await?, buffer: Vec::with_capacity(1 << 16), closed: false })
     }
 
     /// Sends a request and reads its answer (with Content-Length or chunked).
     pub async fn call(&mut self, request: &[u8]) -> std::io::Result<Answer> {
+        if self.closed {
+            self.stream = connect(self.port).await?;
+        }
         self.stream.write_all(request).await?;
         self.buffer.clear();
         let head_end = loop {
@@ -59,6 +62,7 @@ impl Connection {
         let head = String::from_utf8_lossy(&self.buffer[..head_end]).to_ascii_lowercase();
         let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
         let length = head.lines().find_map(|line| line.strip_prefix("content-length:")).and_then(|n| n.trim().parse::<usize>().ok());
+        self.closed = head.lines().any(|line| line == "connection: close");
         match length {
             Some(length) => {
                 while self.buffer.len() < head_end + length {
@@ -83,16 +87,49 @@ impl Connection {
     }
 }
 
+async fn connect(port: u16) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
 
-/// Calls a second, over so many connections, for so long. `make` gives the n-th request. An answer that is not 2xx ends the benchmark.
-pub fn rate(port: u16, connections: usize, seconds: f64, make: impl Fn(u64) -> Request + Send + Sync + 'static) -> f64 {
+/// Calls and the time they took.
+#[derive(Clone, Copy, Default)]
+pub struct Tally {
+    pub calls: u64,
+    pub time: Duration,
+}
+
+impl Tally {
+    /// Calls a second.
+    pub fn rate(self) -> f64 {
+        self.calls as f64 / self.time.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.calls += other.calls;
+        self.time += other.time;
+    }
+}
+
+/// Calls over so many connections, for so long. `make` gives the request of a number; `next` holds the first one, and is left at
+/// the one to go on with. An answer that is not 2xx ends the benchmark.
+pub fn rate(
+    port: u16,
+    connections: usize,
+    seconds: f64,
+    next: &Arc<AtomicU64>,
+    make: impl Fn(u64) -> Request + Send + Sync + 'static,
+) -> Tally {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     runtime.block_on(async move {
         let make = Arc::new(make);
-        let next = Arc::new(AtomicU64::new(0));
         let started = Instant::now();
         let until = started + Duration::from_secs_f64(seconds);
         let tasks: Vec<_> = (0..connections)
@@ -120,7 +157,7 @@ pub fn rate(port: u16, connections: usize, seconds: f64, make: impl Fn(u64) -> R
         for task in tasks {
             calls += task.await.expect("a task");
         }
-        calls as f64 / started.elapsed().as_secs_f64()
+        Tally { calls, time: started.elapsed() }
     })
 }
 
@@ -157,7 +194,8 @@ pub fn all(port: u16, requests: Vec<Request>) -> Vec<Vec<u8>> {
     })
 }
 
-/// The limit: a bare axum server that answers every request with the bytes of a file. Prints its port.
+/// The limit: a bare axum server that reads every request and answers it with the bytes of a file and our headers, on the port
+/// in `PORT`.
 pub fn serve(body: &Path) {
     let body = axum::body::Bytes::from(std::fs::read(body).expect("the body to serve"));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -166,7 +204,7 @@ pub fn serve(body: &Path) {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("the port");
         let answer = move |_: axum::body::Bytes| {
             let body = body.clone();
-            async move { ([("content-type", "text/xml;charset=UTF-8")], body) }
+            async move { ([("content-type", "text/xml;charset=UTF-8"), ("x-amzn-requestid", "00000000-0000-4000-8000-000000000000")], body) }
         };
         let app = axum::Router::new().fallback(answer);
         axum::serve(axum::serve::ListenerExt::tap_io(listener, |stream| drop(stream.set_nodelay(true))), app).await.expect("serving");

@@ -83,6 +83,11 @@ pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
+/// The port of the AWS endpoint.
+pub fn port(ebbtide: &ebbtide_tests::Ebbtide) -> u16 {
+    ebbtide.endpoint().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
+}
+
 /// Waits until something answers on a port.
 pub fn wait_port(port: u16, limit: Duration) {
     let deadline = Instant::now() + limit;
