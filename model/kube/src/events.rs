@@ -108,6 +108,8 @@ pub struct Recorder {
     known: BTreeMap<Sameness, Known>,
     /// Oldest first; bounds `known`.
     order: VecDeque<Sameness>,
+    /// The instant in the newest name. Two events at one instant would have one name, and the second would be lost.
+    named: i128,
 }
 
 impl Recorder {
@@ -122,7 +124,8 @@ impl Recorder {
         let regarding = &record.regarding;
         // Events about cluster-scoped objects live in `default`.
         let namespace = regarding.namespace.clone().filter(|namespace| !namespace.is_empty()).unwrap_or_else(|| "default".to_owned());
-        let name = format!("{}.{:x}", regarding.name.as_deref().unwrap_or(""), at.as_nanosecond());
+        self.named = at.as_nanosecond().max(self.named.saturating_add(1));
+        let name = format!("{}.{:x}", regarding.name.as_deref().unwrap_or(""), self.named);
         let event = Event {
             metadata: ObjectMeta { namespace: Some(namespace.clone()), name: Some(name.clone()), ..ObjectMeta::default() },
             involved_object: regarding.clone(),
@@ -217,6 +220,19 @@ mod tests {
         assert!(matches!(recorder.record(&other, at), Write::Create { .. }));
         recorder.lost(&record);
         assert!(matches!(recorder.record(&record, at), Write::Create { .. }));
+    }
+
+    #[test]
+    fn events_of_one_instant_have_names_of_their_own() {
+        let mut recorder = Recorder::default();
+        let at = Timestamp::from_second(1_700_000_000).unwrap();
+        let earlier = Timestamp::from_second(1_600_000_000).unwrap();
+        let names: Vec<String> = [at, at, earlier, at]
+            .into_iter()
+            .enumerate()
+            .map(|(n, at)| recorder.record(&EventRecord::normal(&claim(), "R", n.to_string(), "c"), at).key().name.to_string())
+            .collect();
+        assert_eq!(names, ["c.17979cfe362a0000", "c.17979cfe362a0001", "c.17979cfe362a0002", "c.17979cfe362a0003"]);
     }
 
     #[test]
