@@ -28,8 +28,7 @@ build:
 # Figures, each as a ratio against something that runs beside it (tests/src/bin/bench).
 bench:
 	@scripts/setup bench
-	cargo build -q --release -p ebbtide
-	cargo build -q --release -p ebbtide-tests
+	cargo build -q --release -p ebbtide -p ebbtide-tests
 	EBBTIDE_BIN=$(CURDIR)/target/release/ebbtide target/release/bench $(BENCH)
 
 fmt:
