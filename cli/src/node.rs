@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use emulator_common::places::Places;
@@ -17,8 +17,12 @@ use crate::state::Up;
 /// How long a node may take to stop its pods in order.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// A node that crashed boots again after so long.
+/// A node that crashed boots again after so long; each time after twice as long.
 const REBOOT: Duration = Duration::from_millis(500);
+/// The longest wait: a node that cannot live, one that the AWS side refuses for instance, does not keep the machine busy.
+const LONGEST_REBOOT: Duration = Duration::from_secs(30);
+/// A node that ran so long starts its waits anew.
+const STABLE: Duration = Duration::from_secs(60);
 
 /// A file beside a node's others that says: switched off by hand, do not start it.
 const OFF: &str = "off";
@@ -60,16 +64,31 @@ impl Supervisor {
     }
 }
 
+/// The waits before a node boots again.
+struct Waits(Duration);
+
+impl Waits {
+    /// The wait after a run of so long.
+    fn after(&mut self, ran: Duration) -> Duration {
+        let wait = if ran < STABLE { self.0 } else { REBOOT };
+        self.0 = (wait * 2).min(LONGEST_REBOOT);
+        wait
+    }
+}
+
 /// Runs one node for as long as `up` runs: a crash of it is a reboot.
 async fn keep(config: NodeConfig, stop: CancellationToken) {
     let off = config.places().node(&config.name).join(OFF);
+    let mut waits = Waits(REBOOT);
     loop {
         while off.exists() {
+            waits = Waits(REBOOT);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(REBOOT) => {}
             }
         }
+        let started = Instant::now();
         let spawned = {
             let config = config.clone();
             let exe = std::env::current_exe();
@@ -83,16 +102,18 @@ async fn keep(config: NodeConfig, stop: CancellationToken) {
                     () = stop.cancelled() => return,
                     () = node.ended() => {}
                 }
-                if !off.exists() {
-                    tracing::warn!(node = config.name, "the node ended; it boots again");
+                if off.exists() {
+                    continue;
                 }
             }
             Ok(Err(error)) => tracing::error!(node = config.name, "{error:#}"),
             Err(error) => tracing::error!(node = config.name, "starting the node: {error}"),
         }
+        let wait = waits.after(started.elapsed());
+        tracing::warn!(node = config.name, "the node ended; it boots again in {wait:?}");
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(REBOOT) => {}
+            () = tokio::time::sleep(wait) => {}
         }
     }
 }
@@ -207,4 +228,18 @@ fn known(places: &Places, name: &str) -> anyhow::Result<std::path::PathBuf> {
         bail!("there is no node {name}; nodes: {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") });
     }
     Ok(places.node(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_cannot_live_boots_less_and_less_often() {
+        let mut waits = Waits(REBOOT);
+        let seconds: Vec<f64> = (0..8).map(|_| waits.after(Duration::from_secs(1)).as_secs_f64()).collect();
+        assert_eq!(seconds, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]);
+        assert_eq!(waits.after(STABLE), REBOOT, "it ran for a minute");
+        assert_eq!(waits.after(Duration::ZERO), REBOOT * 2);
+    }
 }
