@@ -58,6 +58,13 @@ fn a_pod_survives_a_crash_of_up() {
         ebbtide.try_kubectl(&["exec", "p", "--", "ls", "/tmp/marker"]).status.success()
     });
     assert_eq!(ebbtide.kubectl(&["get", "pod", "p", "-o", "jsonpath={.status.containerStatuses[0].state.running.startedAt}"]), started);
+    // What the nodes say of it: once that the API is away, once that it is back.
+    for node in ebbtide.nodes() {
+        let log = || std::fs::read_to_string(ebbtide.dir().join("nodes").join(&node).join("log")).unwrap_or_default();
+        let said = |what: &str| log().lines().filter(|line| line.contains(what)).count();
+        wait_for("the API to be back", Duration::from_secs(20), || said("the Kubernetes API is back") == 1);
+        assert_eq!((said("the Kubernetes API is away"), said(" ERROR ")), (1, 0), "{}", log());
+    }
 }
 
 /// A world of one's own: other zones, other nodes; kept with the data directory, and not exchanged under it.

@@ -18,6 +18,8 @@ mod volumes;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -26,7 +28,10 @@ use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tower::BoxError;
+use tower::util::MapResultLayer;
 
+use crate::host::chain;
 use shell::{Message, Shell};
 
 /// What a kubelet is told at its start.
@@ -112,7 +117,22 @@ async fn try_client(config: &KubeletConfig) -> Result<kube::Client, String> {
     let options = kube::config::KubeConfigOptions::default();
     let mut found = kube::Config::from_custom_kubeconfig(read, &options).await.map_err(|error| error.to_string())?;
     found.proxy_url = None;
-    kube::Client::try_from(found).map_err(|error| error.to_string())
+    let watched = MapResultLayer::new(told_once());
+    Ok(kube::client::ClientBuilder::try_from(found).map_err(|error| error.to_string())?.with_layer(&watched).build())
+}
+
+/// Looks at the result of every request: says once that the API is away, and once that it is back.
+fn told_once<T>() -> impl Fn(Result<T, BoxError>) -> Result<T, BoxError> + Clone + Send + 'static {
+    let away = Arc::new(AtomicBool::new(false));
+    move |result| {
+        if away.swap(result.is_err(), Ordering::Relaxed) != result.is_err() {
+            match &result {
+                Err(error) => tracing::warn!(why = chain(&**error), "the Kubernetes API is away; asking again until it answers"),
+                Ok(_) => tracing::info!("the Kubernetes API is back"),
+            }
+        }
+        result
+    }
 }
 
 async fn watch_pods(client: kube::Client, node: String, sender: mpsc::UnboundedSender<Message>) {
