@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::pod::{Phase, Pod, PodEffect, PodSpec, PodTimer, SYNC_BACKOFF, Stage, StartError};
+use crate::pod::{Phase, Pod, PodEffect, PodSpec, PodTimer, ProbeKind, SYNC_BACKOFF, Stage, StartError};
 use crate::volume_manager::{self as volumes, Config, Found, PodUid, PodVolume, PodWant, VolumeManager};
 
 /// `WaitForAttachAndMount`: one tick more than a CSI call may take.
@@ -60,6 +60,14 @@ pub enum Input {
         pod: PodUid,
         container: String,
         code: i32,
+    },
+    /// The answer to [`PodEffect::Probe`]; the error is the end of the Unhealthy event.
+    Probed {
+        pod: PodUid,
+        container: String,
+        kind: ProbeKind,
+        attempt: u32,
+        result: Result<(), String>,
     },
     /// The answer to [`PodEffect::TearDownLocal`].
     Cleaned {
@@ -148,6 +156,9 @@ impl Kubelet {
             })?,
             Input::Started { pod, container, result } => self.with(pod, out, |pod, out| pod.started(container, result, out))?,
             Input::Exited { pod, container, code } => self.with(pod, out, |pod, out| pod.exited(container, *code, out))?,
+            Input::Probed { pod, container, kind, attempt, result } => {
+                self.with(pod, out, |pod, out| pod.probed(container, *kind, *attempt, result, out))?;
+            }
             Input::Cleaned { pod, result } => self.cleaned(pod, result, out)?,
             Input::PodTimer { pod, timer } => self.fired(pod, timer, out)?,
         }
@@ -320,6 +331,8 @@ impl Kubelet {
             PodTimer::Forget(container) => pod.forget_crashes(container),
             PodTimer::Kill => pod.kill(out),
             PodTimer::Deadline => pod.deadline(out),
+            PodTimer::Probe(container, kind) => pod.probe_due(container, *kind, out),
+            PodTimer::Stop(container) => pod.stop_due(container, out),
         })
     }
 

@@ -8,8 +8,10 @@
 //! The order of the end is the safety rule: containers dead, then volumes unmounted, then the final status, then the delete
 //! with grace 0. A pod that was never started takes the same way and finds nothing to do.
 
+mod probe;
 mod spec;
 mod view;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +19,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use probe::{ProbeKind, ProbeSpec};
 pub use spec::{ContainerSpec, PodSpec, RestartPolicy};
+pub use wire::{PodEffect, PodTimer, StartError};
 
 /// The first crash-loop wait, doubled at each further exit.
 pub const CRASH_BACKOFF: Duration = Duration::from_secs(10);
@@ -89,6 +93,8 @@ pub struct Container {
     backing_off: bool,
     started: bool,
     stopping: bool,
+    /// The results of its probes while it runs.
+    probes: BTreeMap<ProbeKind, probe::Probe>,
 }
 
 impl Container {
@@ -101,6 +107,7 @@ impl Container {
             backing_off: false,
             started: false,
             stopping: false,
+            probes: BTreeMap::new(),
         }
     }
 
@@ -111,64 +118,6 @@ impl Container {
     fn alive(&self) -> bool {
         matches!(self.state, State::Running | State::Starting)
     }
-}
-
-/// A pod's timers.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum PodTimer {
-    /// The next try after a failed sync, or the next look at a running pod.
-    Sync,
-    /// `WaitForAttachAndMount` gives up: 2 m 3 s.
-    VolumesDue,
-    /// The end of a container's crash-loop wait.
-    Restart(String),
-    /// A container ran long enough to forget its crashes.
-    Forget(String),
-    /// The grace period is over.
-    Kill,
-    /// `activeDeadlineSeconds`.
-    Deadline,
-}
-
-/// What a pod wants done.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
-pub enum PodEffect {
-    /// Read the claims and volumes behind the pod's volumes, live.
-    Resolve,
-    /// Make the pod's directories and the volumes that need no driver.
-    SetUpLocal,
-    Start {
-        container: String,
-        attempt: u32,
-    },
-    /// SIGTERM, or with `kill` SIGKILL.
-    Signal {
-        container: String,
-        kill: bool,
-    },
-    /// Remove the pod's directory.
-    TearDownLocal,
-    /// The status shown has changed.
-    Status,
-    /// Write the final status, then delete the object with grace 0 and its uid as precondition.
-    Delete,
-    Record {
-        container: Option<String>,
-        warning: bool,
-        reason: &'static str,
-        message: String,
-    },
-    Arm(PodTimer, Duration),
-    Disarm(PodTimer),
-}
-
-/// Why a container could not be started.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum StartError {
-    /// Its configuration cannot be carried out: `CreateContainerConfigError`.
-    Config(String),
-    /// Its command could not be executed: `StartError`, exit code 128.
-    Exec(String),
 }
 
 /// A pod's state.
@@ -259,17 +208,16 @@ impl Pod {
             let Some(container) = self.containers.get(&init.name) else { continue };
             match &container.state {
                 State::Exited(exit) if exit.code == 0 && !init.sidecar => continue,
-                State::Running if init.sidecar => continue,
+                State::Running if init.sidecar && container.is_started() => continue,
                 State::Exited(_) if spec.restart_policy == RestartPolicy::Never && !init.sidecar => {
                     return self.terminate(None, out);
                 }
-                State::Starting | State::Running => return,
-                State::Waiting { .. } | State::Exited(_) => {
-                    self.start(init, out);
-                    if !init.sidecar {
-                        return;
-                    }
-                }
+                State::Starting | State::Running => {}
+                State::Waiting { .. } | State::Exited(_) => self.start(init, out),
+            }
+            // A sidecar is waited for once, not each time that it is restarted.
+            if !init.sidecar || !self.initialized() {
+                return;
             }
         }
         let mut done = true;
@@ -331,6 +279,7 @@ impl Pod {
             container.attempt += 1;
         }
         container.started = false;
+        container.stopping = false;
         container.state = State::Starting;
         out.push(PodEffect::Record {
             container: Some(spec.name.clone()),
@@ -353,6 +302,7 @@ impl Pod {
                 out.push(event(false, "Created", "Container created".into()));
                 out.push(event(false, "Started", "Container started".into()));
                 out.push(PodEffect::Arm(PodTimer::Forget(name.into()), CRASH_RESET));
+                self.begin_probes(name, out);
             }
             Err(StartError::Config(why)) => {
                 container.state = State::Waiting { reason: "CreateContainerConfigError".into(), message: why.clone() };
@@ -385,6 +335,7 @@ impl Pod {
         container.state = State::Exited(Exit { code, reason: reason.into(), message: String::new() });
         container.crashes = container.crashes.saturating_add(1);
         out.push(PodEffect::Disarm(PodTimer::Forget(name.into())));
+        self.end_probes(name, out);
         out.push(PodEffect::Status);
         if self.stage == Stage::Terminating {
             self.stop_next(out);

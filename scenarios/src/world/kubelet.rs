@@ -302,6 +302,10 @@ impl World {
                     self.kubelet(number, &Input::Exited { pod: uid, container, code: 128 + 9 });
                 }
             }
+            // Programs are well as long as they run.
+            PodEffect::Probe { container, kind, attempt } => {
+                self.kubelet(number, &Input::Probed { pod: uid, container, kind, attempt, result: Ok(()) });
+            }
             PodEffect::TearDownLocal => {
                 let node = &mut self.nodes[number];
                 let directory = format!("{}/pods/{pod}/", node.layout.root);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use model_node::kubelet::{Effect, Input, Kubelet};
-use model_node::pod::{Phase, PodEffect, PodSpec, PodTimer, StartError};
+use model_node::pod::{Phase, PodEffect, PodSpec, PodTimer, ProbeKind, StartError};
 use model_node::volume_manager::{self as vm, Layout, PodUid, PodVolume, VolumeName};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -21,7 +21,7 @@ use super::status::{Times, pod_status};
 use super::volumes::{Executor, find_mounts};
 use super::{KubeletConfig, api_message, containers, local};
 use crate::pods::log::{LogDir, LogWriter};
-use crate::pods::{Container, Runtime};
+use crate::pods::{Container, Runtime, probe};
 
 /// What arrives at the shell.
 pub enum Message {
@@ -330,6 +330,7 @@ impl Shell {
                     running.signal(kill);
                 }
             }
+            PodEffect::Probe { container, kind, attempt } => self.probe(uid, container, kind, attempt),
             PodEffect::TearDownLocal => {
                 let (dir, sender) = (self.config.kubelet_dir.clone(), self.sender.clone());
                 tokio::task::spawn_blocking(move || {
@@ -356,6 +357,20 @@ impl Shell {
             }
             PodEffect::Disarm(timer) => self.disarm(&TimerKey::Pod(uid, timer)),
         }
+    }
+
+    fn probe(&self, uid: PodUid, name: String, kind: ProbeKind, attempt: u32) {
+        let Some(record) = self.pods.get(&uid) else { return };
+        // Without the process it ended meanwhile, and its probes with it.
+        let Some(running) = record.running.get(&name).cloned() else { return };
+        let (api, runtime, sender) = (record.api.clone(), self.runtime.clone(), self.sender.clone());
+        let own = local::pod_dir(&self.config.kubelet_dir, &uid).join("containers").join(&name);
+        tokio::spawn(async move {
+            let spec = containers::find(&api, &name).and_then(|spec| Some((spec, probe::find(spec, kind)?)));
+            let Some((spec, asked)) = spec else { return };
+            let result = probe::run(&runtime, &running, spec, asked, &own.join(format!("probe-{kind:?}-{attempt}"))).await;
+            let _ = sender.send(Message::Input(Input::Probed { pod: uid, container: name, kind, attempt, result }));
+        });
     }
 
     fn start(&mut self, uid: PodUid, name: String, attempt: u32) {

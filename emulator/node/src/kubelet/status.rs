@@ -80,7 +80,7 @@ pub fn pod_status(pod: &Pod, api: &ApiPod, times: &mut Times, ip: &str) -> Value
         let names: Vec<_> = spec.containers.iter().map(|container| container.name.as_str()).filter(|name| wanted(name)).collect();
         names.join(" ")
     };
-    let unready = names(&|name| !pod.container(name).is_some_and(|container| container.is_running()));
+    let unready = names(&|name| !pod.container(name).is_some_and(|container| container.is_ready()));
     let not_ready = match ended {
         true => (pod.phase() == Phase::Succeeded).then_some("PodCompleted").or(Some("PodFailed")).map(|reason| (reason, String::new())),
         false => Some(("ContainersNotReady", format!("containers with unready status: [{unready}]"))),
@@ -165,7 +165,7 @@ fn container_status(pod: &Pod, spec: &k8s_openapi::api::core::v1::Container, tim
     };
     let last_run = if between { run } else { times.last.get(name) };
     let last_state = container.last.as_ref().map_or_else(|| json!({}), |exit| terminated(exit, last_run));
-    let running = container.is_running();
+    let (ready, started) = (container.is_ready(), container.is_started());
     let image = spec.image.clone().unwrap_or_default();
     let mounts: Vec<_> = spec
         .volume_mounts
@@ -181,7 +181,7 @@ fn container_status(pod: &Pod, spec: &k8s_openapi::api::core::v1::Container, tim
         })
         .collect();
     let mut shown = json!({
-        "name": name, "state": state, "lastState": last_state, "ready": running, "started": running, "restartCount": container.attempt,
+        "name": name, "state": state, "lastState": last_state, "ready": ready, "started": started, "restartCount": container.attempt,
         "image": image, "imageID": if run.is_some() { image.as_str() } else { "" }, "volumeMounts": mounts,
     });
     if let Some(run) = run {

@@ -3,12 +3,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use model_common::csi::{NodeCall, NodeCapability, NodeReply};
 use proptest::prelude::*;
 
+mod probes;
+
 use super::*;
 use crate::pod::{ContainerSpec, RestartPolicy};
 use crate::volume_manager::{Action, Answer, Attachment, Layout, VolData, VolumeSpec};
 
 fn spec(policy: RestartPolicy, init: &[(&str, bool)]) -> Arc<PodSpec> {
-    let container = |(name, sidecar): &(&str, bool)| ContainerSpec { name: name.to_string(), image: "busybox".into(), sidecar: *sidecar };
+    let container = |(name, sidecar): &(&str, bool)| ContainerSpec {
+        name: name.to_string(),
+        image: "busybox".into(),
+        sidecar: *sidecar,
+        probes: BTreeMap::new(),
+    };
     Arc::new(PodSpec {
         uid: "u".into(),
         namespace: "default".into(),
@@ -18,6 +25,7 @@ fn spec(policy: RestartPolicy, init: &[(&str, bool)]) -> Arc<PodSpec> {
         containers: vec![container(&("main", false))],
         restart_policy: policy,
         active_deadline: None,
+        grace: Duration::from_secs(30),
         volumes: vec!["data".into()],
     })
 }
@@ -87,10 +95,16 @@ impl Bench {
                 self.log.push("delete".into());
                 Input::Deleted(pod)
             }
-            PodEffect::Record { reason, .. } => {
-                if reason == "BackOff" {
-                    self.log.push("back-off".into());
+            PodEffect::Record { reason, message, .. } => {
+                match reason {
+                    "BackOff" => self.log.push("back-off".into()),
+                    "Unhealthy" => self.log.push(message),
+                    _ => {}
                 }
+                return None;
+            }
+            PodEffect::Probe { container, kind, attempt } => {
+                self.log.push(format!("probe {container} {attempt} {kind:?}"));
                 return None;
             }
             PodEffect::Status => return None,

@@ -1,10 +1,12 @@
 //! A pod and its containers as far as the life cycle goes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use serde::{Deserialize, Serialize};
 
+use super::{ProbeKind, ProbeSpec};
 use crate::volume_manager::PodUid;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -21,6 +23,7 @@ pub struct ContainerSpec {
     pub image: String,
     /// An init container with `restartPolicy: Always`.
     pub sidecar: bool,
+    pub probes: BTreeMap<ProbeKind, ProbeSpec>,
 }
 
 /// A pod as far as its life cycle goes.
@@ -34,6 +37,8 @@ pub struct PodSpec {
     pub containers: Vec<ContainerSpec>,
     pub restart_policy: RestartPolicy,
     pub active_deadline: Option<Duration>,
+    /// `terminationGracePeriodSeconds`.
+    pub grace: Duration,
     /// The names of all volumes that containers use.
     pub volumes: Vec<String>,
 }
@@ -58,6 +63,7 @@ impl PodSpec {
             name: container.name.clone(),
             image: container.image.clone().unwrap_or_default(),
             sidecar: container.restart_policy.as_deref() == Some("Always"),
+            probes: ProbeSpec::all(container),
         };
         Self {
             uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
@@ -72,6 +78,7 @@ impl PodSpec {
                 _ => RestartPolicy::Always,
             },
             active_deadline: spec.active_deadline_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs),
+            grace: Duration::from_secs(spec.termination_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(30)),
             volumes,
         }
     }

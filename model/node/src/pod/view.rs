@@ -7,16 +7,16 @@ impl Pod {
     pub fn initialized(&self) -> bool {
         self.spec.init.iter().all(|init| match self.containers.get(&init.name).map(|container| &container.state) {
             Some(State::Exited(exit)) => exit.code == 0 || init.sidecar,
-            Some(State::Running) => init.sidecar,
+            Some(State::Running) => init.sidecar && self.containers.get(&init.name).is_some_and(Container::is_started),
             Some(State::Waiting { .. } | State::Starting) | None => false,
         }) || self.spec.containers.iter().any(|container| self.containers.get(&container.name).is_some_and(|state| state.started))
     }
 
-    /// Whether all containers run.
+    /// Whether all containers run and are ready.
     pub fn ready(&self) -> bool {
         let all = self.spec.containers.iter().chain(self.spec.init.iter().filter(|init| init.sidecar));
         self.stage == Stage::Running
-            && all.map(|container| self.containers.get(&container.name)).all(|state| state.is_some_and(Container::is_running))
+            && all.map(|container| self.containers.get(&container.name)).all(|state| state.is_some_and(Container::is_ready))
     }
 
     /// The phase the status shows (`getPhase`).
