@@ -1,4 +1,4 @@
-//! Logs, exec and attach: relayed to the kubelet of the pod's node over its unix socket (kube-api.md §7).
+//! Logs and exec: relayed to the kubelet of the pod's node over its unix socket (kube-api.md §7).
 
 use axum::body::Body;
 use axum::extract::FromRequestParts;
@@ -100,13 +100,20 @@ pub async fn log(call: Call, name: &str) -> Result<Response, ApiError> {
     Err(error)
 }
 
-/// exec and attach.
+/// exec; attach and port-forward are refused.
 pub async fn stream(call: Call, name: &str, subresource: &str) -> Result<Response, ApiError> {
-    if subresource == "portforward" {
+    let not_built = match subresource {
         // Pods share the host's network here: what a pod listens on is reachable without forwarding.
-        let mut error = ApiError::bad_request(format!(
+        "portforward" => Some(format!(
             "port forwarding is not needed: pods run in the host's network, connect to 127.0.0.1 and the port that {name} listens on"
-        ));
+        )),
+        "attach" => Some(format!(
+            "attach is not built: a container's output goes to its log and its input is empty, use kubectl logs -f {name} or kubectl exec"
+        )),
+        _ => None,
+    };
+    if let Some(why) = not_built {
+        let mut error = ApiError::bad_request(why);
         error.code = 501;
         return Err(error);
     }
