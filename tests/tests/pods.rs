@@ -55,6 +55,19 @@ fn processes() {
     let tty = tty.args(["-qec", "kubectl exec -it box -- tty", "/dev/null"]).output().expect("script");
     assert!(text(&tty).contains("/dev/pts/"), "{}", text(&tty));
 
+    // What is not built says so, and what to do instead.
+    let attach = ebbtide.try_kubectl(&["attach", "box"]);
+    assert!(!attach.status.success() && text(&attach).contains("use kubectl logs -f box"), "{}", text(&attach));
+    let forward = ebbtide.try_kubectl(&["port-forward", "box", "8080:80"]);
+    assert!(!forward.status.success() && text(&forward).contains("connect to 127.0.0.1"), "{}", text(&forward));
+
+    // cp, both ways.
+    let (there, back) = (ebbtide.dir().join("there"), ebbtide.dir().join("back"));
+    std::fs::write(&there, "copied\n").expect("a file to copy");
+    kubectl(&["cp", there.to_str().expect("UTF-8"), "box:/tmp/copy"]);
+    kubectl(&["cp", "box:/tmp/copy", back.to_str().expect("UTF-8")]);
+    assert_eq!(std::fs::read_to_string(&back).expect("the copy of the copy"), "copied\n");
+
     // logs -f follows until the container ends.
     let mut follow = ebbtide.command("kubectl");
     let follow = follow.args(["logs", "-f", "box"]).stdout(Stdio::piped()).spawn().expect("kubectl");
@@ -72,6 +85,65 @@ fn processes() {
     ));
     kubectl(&["wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/vandal", "--timeout=20s"]);
     assert!(!std::path::Path::new(&marker).exists(), "a pod wrote to the host's root");
+    kubectl(&["delete", "pods", "--all", "--timeout=30s"]);
+}
+
+#[test]
+fn probes() {
+    if !root() {
+        return;
+    }
+    let ebbtide = Ebbtide::up(&[]);
+    let kubectl = |args: &[&str]| ebbtide.kubectl(args);
+    let apply = |manifests: &str| ebbtide.kubectl_with(&["apply", "-f", "-"], manifests);
+    let field = |pod: &str, path: &str| kubectl(&["get", "pod", pod, "-o", &format!("jsonpath={{{path}}}")]);
+    let ready = |pod: &str| field(pod, ".status.conditions[?(@.type=='Ready')].status") == "True";
+    let events = |pod: &str| kubectl(&["events", "--for", &format!("pod/{pod}")]);
+    let says = |pod: &str, what: &str| wait_for(what, Duration::from_secs(20), || events(pod).contains(what));
+
+    // A command decides when the pod is ready, and when it no longer is.
+    apply(&pod(
+        "asked",
+        "  containers: [{name: c, image: i, command: [sleep, '600'], readinessProbe: {exec: {command: [cat, /tmp/ready]}, \
+         periodSeconds: 1, failureThreshold: 1}}]",
+    ));
+    says("asked", "Readiness probe failed: cat: /tmp/ready: No such file or directory");
+    assert!(field("asked", ".status.phase") == "Running" && !ready("asked"));
+    assert_eq!(field("asked", ".status.containerStatuses[0].ready"), "false");
+    kubectl(&["exec", "asked", "--", "touch", "/tmp/ready"]);
+    kubectl(&["wait", "--for=condition=Ready", "pod/asked", "--timeout=20s"]);
+    kubectl(&["exec", "asked", "--", "rm", "/tmp/ready"]);
+    kubectl(&["wait", "--for=condition=Ready=false", "pod/asked", "--timeout=20s"]);
+    assert_eq!(field("asked", ".status.containerStatuses[0].restartCount"), "0");
+
+    // A container that is not alive is restarted; a probe that hangs is late.
+    apply(&pod(
+        "dead",
+        "  containers: [{name: c, image: i, command: [sleep, '600'], livenessProbe: {exec: {command: [sleep, '600']}, \
+         periodSeconds: 1, failureThreshold: 1}}]",
+    ));
+    says("dead", "Liveness probe failed: command timed out: \"sleep 600\" timed out after 1s");
+    says("dead", "Container c failed liveness probe, will be restarted");
+    wait_for("a restart", Duration::from_secs(20), || field("dead", ".status.containerStatuses[0].restartCount").parse().unwrap_or(0) >= 1);
+
+    // A port and a page; the page is not asked for before the port was open.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
+    apply(&pod(
+        "web",
+        &format!(
+            "  containers:\n  - name: c\n    image: i\n    command: [sh, -c, 'while ! [ -e /tmp/go ]; do sleep 0.1; done; cd /tmp; \
+             exec python3 -m http.server --bind 127.0.0.1 {free}']\n    ports: [{{name: web, containerPort: {free}}}]\n    \
+             startupProbe: {{tcpSocket: {{port: web}}, periodSeconds: 1, failureThreshold: 60}}\n    \
+             readinessProbe: {{httpGet: {{path: /page, port: web}}, periodSeconds: 1, failureThreshold: 1}}"
+        ),
+    ));
+    says("web", &format!("Startup probe failed: dial tcp 127.0.0.1:{free}: connect: connection refused"));
+    assert!(!events("web").contains("Readiness") && field("web", ".status.containerStatuses[0].started") == "false");
+    kubectl(&["exec", "web", "--", "touch", "/tmp/go"]);
+    says("web", "Readiness probe failed: HTTP probe failed with statuscode: 404");
+    assert!(field("web", ".status.containerStatuses[0].started") == "true" && !ready("web"));
+    kubectl(&["exec", "web", "--", "touch", "/tmp/page"]);
+    kubectl(&["wait", "--for=condition=Ready", "pod/web", "--timeout=20s"]);
     kubectl(&["delete", "pods", "--all", "--timeout=30s"]);
 }
 
@@ -116,7 +188,8 @@ fn volumes() {
     assert_eq!(sh("echo part > /part/file; cat /data/a/b/file"), "part\n");
     assert!(text(&ebbtide.try_kubectl(&["exec", "many", "--", "touch", "/ro/x"])).contains("Read-only file system"));
     assert_eq!(sh("id -u; stat -c %g /data; touch /data/mine; stat -c %u:%g /data/mine").trim(), "1000\n2000\n1000:2000");
-    assert!(sh("df -T /data").contains("ext4"), "{}", sh("df -T /data"));
+    let df = sh("df -hT /data").lines().last().map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    assert!(matches!(df.as_deref(), Some([device, kind, .., at]) if device == "/dev/nvme1n1" && kind == "ext4" && at == "/data"), "{df:?}");
     let events = kubectl(&["events", "--for", "pod/many"]);
     assert!(events.contains("SuccessfulAttachVolume") && events.contains("Scheduled"), "{events}");
 
@@ -134,7 +207,8 @@ fn volumes() {
         || -> u64 { kubectl(&["exec", "grower", "--", "sh", "-c", "df -B1 --output=size /data | tail -1"]).trim().parse().expect("bytes") };
     let before = size();
     kubectl(&["patch", "pvc", "grows", "-p", r#"{"spec":{"resources":{"requests":{"storage":"5Gi"}}}}"#]);
-    wait_for("the claim to grow", Duration::from_secs(60), || {
+    // A kubelet looks at a running pod's claims once a minute.
+    wait_for("the claim to grow", Duration::from_secs(120), || {
         kubectl(&["get", "pvc", "grows", "-o", "jsonpath={.status.capacity.storage}"]) == "5Gi"
     });
     assert!(size() > before + (900 << 20), "{before} {}", size());
