@@ -3,6 +3,7 @@
 //! Request types are structs with `#[serde(rename_all = "PascalCase")]`: a list is read from numbered children in the order
 //! of their numbers, a struct from named ones. A parameter that a struct does not have is an error, as on AWS.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
@@ -65,7 +66,7 @@ impl Params {
     pub fn parse(text: &str) -> Result<(Option<String>, Self), Ec2Error> {
         let mut action = None;
         let mut params = Self::default();
-        for (count, (name, value)) in form_urlencoded::parse(text.as_bytes()).enumerate() {
+        for (count, (name, value)) in pairs(text).enumerate() {
             if count >= MAX_PARAMETERS {
                 return Err(Ec2Error::new("MalformedQueryString", format!("The request has more than {MAX_PARAMETERS} parameters.")));
             }
@@ -117,6 +118,14 @@ impl Params {
             Some(text) => boolean(text).ok_or_else(|| Error::invalid(text, "Expected a boolean.").within("DryRun").into()),
         }
     }
+}
+
+/// Names and values. Most have nothing to decode and are borrowed.
+fn pairs(text: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    text.split('&').filter_map(|pair| match pair.split_once('=') {
+        Some((name, value)) if !pair.bytes().any(|byte| matches!(byte, b'%' | b'+')) => Some((name.into(), value.into())),
+        Some(_) | None => form_urlencoded::parse(pair.as_bytes()).next(),
+    })
 }
 
 fn boolean(text: &str) -> Option<bool> {

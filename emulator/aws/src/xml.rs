@@ -27,8 +27,13 @@ pub struct XmlBody {
 impl XmlBody {
     /// `<{action}Response>` with a request id and the fields of `response`, which must be a struct (or `()` for none).
     pub fn new(action: &str, response: &impl Serialize) -> Result<Self, Ec2Error> {
+        Self::list(action, response, 1)
+    }
+
+    /// The same for a list of so many resources, of which each is about a kilobyte.
+    pub fn list(action: &str, response: &impl Serialize, count: usize) -> Result<Self, Ec2Error> {
         let request_id = request_id();
-        let mut xml = String::with_capacity(1024);
+        let mut xml = String::with_capacity(1024 * count.clamp(1, 1024));
         // Writing to a String cannot fail.
         let _ = write!(xml, "{HEAD}<{action}Response xmlns=\"{EC2}\"><requestId>{request_id}</requestId>");
         write_fields(&mut xml, response, "item").map_err(|error| Ec2Error::new("InternalError", error.to_string()))?;
@@ -106,11 +111,11 @@ pub fn request_id() -> String {
 
 /// Escapes text for element content; characters that XML 1.0 cannot hold become U+FFFD.
 pub fn escape(text: &str) -> Cow<'_, str> {
-    let special =
-        |c: char| matches!(c, '<' | '>' | '&' | '"') || (c < ' ' && !matches!(c, '\t' | '\n')) || matches!(c, '\u{fffe}' | '\u{ffff}');
-    if !text.contains(special) {
+    // By bytes, since nearly no text has any: 0xef may begin U+FFFE or U+FFFF.
+    if !text.bytes().any(|byte| matches!(byte, b'<' | b'>' | b'&' | b'"' | 0xef) || (byte < b' ' && !matches!(byte, b'\t' | b'\n'))) {
         return Cow::Borrowed(text);
     }
+    let invalid = |c: char| (c < ' ' && !matches!(c, '\t' | '\n')) || matches!(c, '\u{fffe}' | '\u{ffff}');
     let mut out = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         match c {
@@ -119,7 +124,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
             '&' => out.push_str("&amp;"),
             '"' => out.push_str("&quot;"),
             '\r' => out.push_str("&#xD;"),
-            c if special(c) => out.push('\u{fffd}'),
+            c if invalid(c) => out.push('\u{fffd}'),
             c => out.push(c),
         }
     }
@@ -188,8 +193,13 @@ impl<'a> ser::Serializer for Writer<'a> {
     type SerializeStructVariant = Impossible<bool, Error>;
 
     as_text! {
-        serialize_bool: bool, serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64,
+        serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64,
         serialize_u8: u8, serialize_u16: u16, serialize_u32: u32, serialize_u64: u64, serialize_f32: f32, serialize_f64: f64
+    }
+
+    fn serialize_bool(self, value: bool) -> Result<bool, Error> {
+        self.out.push_str(if value { "true" } else { "false" });
+        Ok(true)
     }
 
     fn serialize_char(self, value: char) -> Result<bool, Error> {
@@ -358,6 +368,7 @@ mod tests {
     #[test]
     fn characters_that_xml_cannot_hold_do_not_break_the_document() {
         assert_eq!(escape("a\u{0}b\rc\"d"), "a\u{fffd}b&#xD;c&quot;d");
-        assert!(matches!(escape("plain"), Cow::Borrowed(_)));
+        assert_eq!(escape("\u{fffe}\u{ffff}\u{fffc}\u{e9}\t"), "\u{fffd}\u{fffd}\u{fffc}\u{e9}\t");
+        assert!(matches!(escape("plain \u{e9}"), Cow::Borrowed(_)));
     }
 }

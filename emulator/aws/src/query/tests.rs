@@ -134,3 +134,10 @@ proptest! {
         prop_assert_eq!(read(&text.finish()).unwrap().volume_ids, values);
     }
 }
+
+#[test]
+fn what_is_borrowed_reads_as_what_is_decoded() {
+    for text in ["", "a", "a=", "=b", "&&a=1&", "a=b=c", "a=1&b=%2Fx+y&c=%zz", "a%3Db=1", "Tag.1.Value=\u{e9}&x=+"] {
+        assert!(pairs(text).eq(form_urlencoded::parse(text.as_bytes())), "{text}");
+    }
+}
