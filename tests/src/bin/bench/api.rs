@@ -120,7 +120,7 @@ impl Bench<'_> {
 
     fn row(&self, name: &str, connections: usize, ours: f64, limit: f64, moto: Option<f64>) {
         let (moto, times) = match moto {
-            Some(moto) => (format!("{moto:.0}"), format!("{:.0}", ours / moto)),
+            Some(moto) => (format!("{moto:.1}"), format!("{:.0}", ours / moto)),
             None => ("-".into(), "-".into()),
         };
         println!("{name:<28} {:>8} {connections:>5} {ours:>10.0} {limit:>10.0} {:>9.2} {moto:>9} {times:>8}", self.count, ours / limit);
