@@ -5,6 +5,8 @@ use model_common::csi::*;
 use super::*;
 use crate::driver::cloud::{AccessPoint, CloudCall, CloudReply, FileSystem};
 
+mod any;
+
 const FS: &str = "fs-0123456789abcdef0";
 
 #[derive(Debug, Default)]
@@ -13,6 +15,8 @@ struct Cloud {
     /// Tags and permissions of the last one made.
     last: Option<(usize, String)>,
     page: usize,
+    /// How many were made: an id is never used again.
+    made: usize,
 }
 
 impl Cloud {
@@ -22,7 +26,7 @@ impl Cloud {
                 Err(call.error(404, "r", "FileSystemNotFound", "no"))
             }
             CloudCall::DescribeAccessPoints { next_token, .. } => {
-                let from = next_token.as_ref().map_or(0, |token| token.parse().unwrap());
+                let from = next_token.as_ref().map_or(0, |token| token.parse().unwrap()).min(self.points.len());
                 let to = if self.page == 0 { self.points.len() } else { (from + self.page).min(self.points.len()) };
                 let access_points = self.points[from..to].to_vec();
                 Ok(CloudReply::AccessPoints { access_points, next_token: (to < self.points.len()).then(|| to.to_string()) })
@@ -31,8 +35,9 @@ impl Cloud {
                 if self.points.iter().any(|point| point.client_token == new.client_token) {
                     return Err(call.error(409, "r", "AccessPointAlreadyExists", "no"));
                 }
+                self.made += 1;
                 let point = AccessPoint {
-                    access_point_id: format!("fsap-{:017x}", self.points.len() + 1),
+                    access_point_id: format!("fsap-{:017x}", self.made),
                     file_system_id: FS.into(),
                     client_token: new.client_token.clone(),
                     path: new.path.clone(),
