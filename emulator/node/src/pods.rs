@@ -3,7 +3,8 @@
 //!
 //! - [`config`]: what the helper process is told · [`init`]: the helper process · [`rootfs`]: the root file system
 //! - [`terminal`]: terminals of executed commands
-//! - [`log`]: the CRI log files · [`probe`]: startup, readiness and liveness · [`Runtime`]: starting, signalling and entering containers from the kubelet
+//! - [`log`]: the CRI log files · [`probe`]: startup, readiness and liveness
+//! - [`Runtime`]: starting, signalling and entering containers from the kubelet
 
 pub mod config;
 mod init;
