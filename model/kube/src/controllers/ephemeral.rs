@@ -4,9 +4,9 @@
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use super::{claim_of, namespace};
+use super::{claim_of, name, namespace};
 use crate::events::{EventRecord, Said};
-use crate::machine::{Backoff, Cache, Effect, Input, Queue, Reject};
+use crate::machine::{Backoff, Cache, Effect, Index, Input, Queue, Reject};
 use crate::object::{Key, Kind, Object};
 use crate::write::Write;
 
@@ -28,11 +28,11 @@ impl Ephemeral {
                 self.cache.apply(change);
                 match change.object() {
                     Object::Pod(_) => self.work.mark(change.object().key()),
-                    // A claim that is gone is made anew for its pod.
+                    // A claim that is gone, whosever it was, is made anew for the pod that has it in its spec.
                     Object::PersistentVolumeClaim(claim) => {
-                        for owner in claim.metadata.owner_references.iter().flatten().filter(|owner| owner.kind == "Pod") {
-                            self.work.mark(Key::new(Kind::Pod, namespace(&claim.metadata), &owner.name));
-                        }
+                        let address = format!("{}/{}", namespace(&claim.metadata), name(&claim.metadata));
+                        let pods: Vec<Key> = self.cache.find(Index::PodsByClaim, &address).cloned().collect();
+                        pods.into_iter().for_each(|pod| self.work.mark(pod));
                     }
                     _ => {}
                 }
