@@ -19,6 +19,11 @@ use crate::object::{Key, Kind, Object};
 use crate::store::{self, Store};
 use crate::write::{ApiError, Patch, Propagation, Subresource, Write};
 
+pub mod alone;
+mod objects;
+
+pub use objects::{claim, class, object, pod, volume};
+
 struct Slot {
     machine: Controller,
     /// How far each kind's watch has come.
@@ -470,43 +475,4 @@ impl World {
     pub fn json(&self, kind: Kind, namespace: &str, name: &str) -> Value {
         self.store.object(&Key::new(kind, namespace, name)).map_or(Value::Null, |object| object.to_json().unwrap())
     }
-}
-
-/// An object from JSON.
-pub fn object(json: Value) -> Object {
-    let kind = match json["kind"].as_str().unwrap() {
-        "Namespace" => Kind::Namespace,
-        "Node" => Kind::Node,
-        "Pod" => Kind::Pod,
-        "PersistentVolumeClaim" => Kind::PersistentVolumeClaim,
-        "PersistentVolume" => Kind::PersistentVolume,
-        "StorageClass" => Kind::StorageClass,
-        "CSIDriver" => Kind::CSIDriver,
-        "CSINode" => Kind::CSINode,
-        "VolumeAttachment" => Kind::VolumeAttachment,
-        other => panic!("{other}"),
-    };
-    Object::from_json(&kind, json).unwrap()
-}
-
-pub fn class(name: &str, provisioner: &str, mode: &str) -> Value {
-    json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name}, "provisioner": provisioner,
-        "volumeBindingMode": mode, "reclaimPolicy": "Delete", "allowVolumeExpansion": true})
-}
-
-pub fn claim(name: &str, class: &str, mode: &str, size: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name, "namespace": "default"},
-        "spec": {"accessModes": [mode], "storageClassName": class, "resources": {"requests": {"storage": size}}}})
-}
-
-pub fn volume(name: &str, handle: &str, size: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
-        "spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": size}, "persistentVolumeReclaimPolicy": "Retain", "storageClassName": "",
-            "csi": {"driver": "ebs.csi.aws.com", "fsType": "ext4", "volumeHandle": handle}}})
-}
-
-pub fn pod(name: &str, claim: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
-        "spec": {"containers": [{"name": "app", "image": "x", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
-            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]}})
 }

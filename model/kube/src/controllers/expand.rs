@@ -58,3 +58,6 @@ impl Expand {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

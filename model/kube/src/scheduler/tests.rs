@@ -7,6 +7,8 @@ use crate::testing::{World, claim, class, pod, volume};
 use crate::write::Write;
 use model_common::csi::{Code, Error};
 
+mod alone;
+
 const NOT_HELPFUL: &str = "preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
 
 fn node_of(world: &World, pod: &str) -> Value {

@@ -7,6 +7,7 @@ use crate::object::{Key, Kind};
 use crate::testing::{World, claim, pod, volume};
 use crate::write::{Propagation, Write};
 
+mod alone;
 mod handshake;
 
 /// A static volume without nodeAffinity, used by `app` on node-a.

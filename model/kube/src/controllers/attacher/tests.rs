@@ -5,6 +5,8 @@ use crate::testing::{World, object, volume};
 use crate::write::Write;
 use model_common::csi::{Code, ControllerCall, Error};
 
+mod alone;
+
 fn attachment(volume: &str, node: &str) -> serde_json::Value {
     json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": {"name": format!("va-{volume}-{node}")},
         "spec": {"attacher": "ebs.csi.aws.com", "nodeName": node, "source": {"persistentVolumeName": volume}}})

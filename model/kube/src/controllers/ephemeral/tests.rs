@@ -3,6 +3,8 @@ use serde_json::json;
 use crate::object::{Key, Kind};
 use crate::testing::{World, claim, class, pod};
 
+mod alone;
+
 fn ephemeral() -> serde_json::Value {
     let mut pod = pod("app", "");
     let template = claim("ignored", "ebs-sc", "ReadWriteOnce", "1Gi")["spec"].clone();

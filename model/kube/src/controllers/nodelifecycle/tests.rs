@@ -4,6 +4,8 @@ use crate::object::{Key, Kind};
 use crate::testing::{World, claim, class, pod};
 use crate::write::{Patch, Subresource, Write};
 
+mod alone;
+
 fn silent() -> World {
     let mut world = World::new(1);
     world.apply(class("efs-sc", "efs.csi.aws.com", "Immediate"));

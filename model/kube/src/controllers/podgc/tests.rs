@@ -3,6 +3,8 @@ use serde_json::json;
 use crate::object::{Key, Kind};
 use crate::testing::{World, pod};
 
+mod alone;
+
 fn placed(seed: u64) -> World {
     let mut world = World::new(seed);
     let mut app = pod("app", "");

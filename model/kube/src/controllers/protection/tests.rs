@@ -2,6 +2,8 @@ use crate::object::{Key, Kind};
 use crate::testing::{World, claim, class, pod, volume};
 use crate::write::Write;
 
+mod alone;
+
 #[test]
 fn a_claim_in_use_stays_until_its_pod_is_gone() {
     let mut world = World::new(1);

@@ -4,6 +4,8 @@ use serde_json::json;
 use crate::object::Kind;
 use crate::testing::{World, claim, class, pod};
 
+mod alone;
+
 #[test]
 fn the_request_says_what_the_real_one_says() {
     let mut world = World::new(1);

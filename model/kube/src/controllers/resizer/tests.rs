@@ -5,6 +5,8 @@ use crate::testing::{World, claim, class};
 use crate::write::Write;
 use model_common::csi::{Code, Error};
 
+mod alone;
+
 fn grown(world: &mut World, size: &str) {
     let key = Key::new(Kind::PersistentVolumeClaim, "default", "c");
     world.write(&Write::merge(key, json!({"spec": {"resources": {"requests": {"storage": size}}}}))).unwrap();
