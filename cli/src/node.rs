@@ -159,13 +159,14 @@ pub fn list(places: &Places) -> Vec<NodeState> {
         .collect()
 }
 
-/// Stops the nodes of a data directory, whoever started them, at the same time.
-pub fn stop_all(places: &Places) {
+/// Stops the nodes of a data directory, whoever started them, at the same time. False: none ran.
+pub fn stop_all(places: &Places) -> bool {
     std::thread::scope(|scope| {
-        for node in list(places) {
-            scope.spawn(move || emulator_node::stop(places, &node.name, GRACE));
-        }
-    });
+        let stop = |node: NodeState| scope.spawn(move || emulator_node::stop(places, &node.name, GRACE));
+        let stopping: Vec<_> = list(places).into_iter().map(stop).collect();
+        // All are waited for; a thread that panicked stopped nothing.
+        stopping.into_iter().filter_map(|thread| thread.join().ok()).filter(|stopped| *stopped).count() > 0
+    })
 }
 
 /// Takes away what only the kernel still holds when all nodes are gone: the loop devices over this directory's volumes.

@@ -59,7 +59,8 @@ impl Up {
     }
 }
 
-/// The lock of a data directory; held by `up` for its life. The kernel drops it when the process ends, however it ends.
+/// The lock of a data directory; held by `up` for its life, and in it who holds it: known from the first moment, before there is an
+/// `up.json`. The kernel drops it when the process ends, however it ends.
 pub struct Lock(#[allow(dead_code)] std::fs::File);
 
 impl Lock {
@@ -73,12 +74,22 @@ impl Lock {
             .open(&path)
             .with_context(|| format!("opening {}", path.display()))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
+            Ok(()) => {
+                let this = Process::this().context("reading /proc/self/stat; is /proc mounted?")?;
+                std::fs::write(&path, serde_json::to_vec(&this)?).with_context(|| format!("writing {}", path.display()))?;
+                Ok(Self(file))
+            }
             Err(std::fs::TryLockError::WouldBlock) => bail!(
                 "another ebbtide uses {}; stop it with `ebbtide down`, or give this one its own --data-dir, --listen and --kube-listen",
                 places.data().display()
             ),
             Err(std::fs::TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
         }
+    }
+
+    /// The `up` that holds it, ready or still starting.
+    pub fn holder(places: &Places) -> Option<Process> {
+        let holder: Process = serde_json::from_slice(&std::fs::read(places.data().join("lock")).ok()?).ok()?;
+        holder.is_alive().then_some(holder)
     }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::args::{DataArgs, ResetArgs};
 use crate::node::{NodeState, list};
 use crate::output::table;
-use crate::state::Up;
+use crate::state::{Lock, Up};
 
 /// How long `up` may take to stop in order: pods get their grace period, volumes are unmounted.
 const STOP_LIMIT: Duration = Duration::from_secs(45);
@@ -108,21 +108,21 @@ fn get(endpoint: &str, path: &str) -> anyhow::Result<serde_json::Value> {
 
 /// Stops what runs on a data directory; true when anything did.
 fn stop(places: &Places) -> anyhow::Result<bool> {
-    let up = Up::running(places).ok();
-    let nodes = list(places).into_iter().any(|node| node.pid.is_some());
-    if let Some(up) = &up {
-        up.process.signal(rustix::process::Signal::TERM);
-        if !up.process.wait_gone(Duration::from_secs(1)) {
+    // Also one that is still starting, of which there is no `up.json`.
+    let up = Lock::holder(places);
+    if let Some(up) = up {
+        up.signal(rustix::process::Signal::TERM);
+        if !up.wait_gone(Duration::from_secs(1)) {
             eprintln!("stopping: pods get their grace period, volumes are unmounted (at most {} s)", STOP_LIMIT.as_secs());
         }
-        if !up.process.wait_gone(STOP_LIMIT) {
-            eprintln!("ebbtide: pid {} does not stop; killing it", up.process.pid);
-            up.process.signal(rustix::process::Signal::KILL);
-            up.process.wait_gone(Duration::from_secs(5));
+        if !up.wait_gone(STOP_LIMIT) {
+            eprintln!("ebbtide: pid {} does not stop; killing it", up.pid);
+            up.signal(rustix::process::Signal::KILL);
+            up.wait_gone(Duration::from_secs(5));
         }
     }
     // Also after a crash of `up`, which its nodes survive.
-    crate::node::stop_all(places);
+    let nodes = crate::node::stop_all(places);
     crate::node::clean(places);
     Up::remove(places);
     Ok(up.is_some() || nodes)

@@ -115,7 +115,10 @@ fn world(args: &UpArgs, places: &Places) -> anyhow::Result<World> {
         }
         (Some(given), false) => read(given)?,
     };
-    std::fs::write(&kept, serde_yaml::to_string(&world)?).with_context(|| format!("writing {}", kept.display()))?;
+    // Whole or not at all: a crash here must not leave a world that no later start can read.
+    let new = kept.with_extension("yaml.new");
+    std::fs::write(&new, serde_yaml::to_string(&world)?).with_context(|| format!("writing {}", new.display()))?;
+    std::fs::rename(&new, &kept).with_context(|| format!("writing {}", kept.display()))?;
     Ok(world)
 }
 

@@ -151,27 +151,7 @@ impl Ebbtide {
 
     /// Loop devices, mounts and processes of this ebbtide that are on the machine.
     pub fn left_behind(&self) -> Vec<String> {
-        let dir = self.dir().to_string_lossy().into_owned();
-        let mut left = Vec::new();
-        for entry in std::fs::read_dir("/sys/block").into_iter().flatten().flatten() {
-            let backing = std::fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
-            if backing.starts_with(&dir) {
-                left.push(format!("{} on {}", entry.file_name().to_string_lossy(), backing.trim()));
-            }
-        }
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        left.extend(mounts.lines().filter(|line| line.contains(&dir)).map(|line| format!("mount {line}")));
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let cmdline = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            if String::from_utf8_lossy(&cmdline).contains(&dir) {
-                left.push(format!(
-                    "process {} {}",
-                    entry.file_name().to_string_lossy(),
-                    String::from_utf8_lossy(&cmdline).replace('\0', " ")
-                ));
-            }
-        }
-        left
+        left_behind(self.dir())
     }
 
     /// Stops it. Nothing of it may be left on the machine.
@@ -202,6 +182,27 @@ impl Drop for Ebbtide {
             self.down();
         }
     }
+}
+
+/// Loop devices, mounts and processes of a data directory that are on the machine.
+pub fn left_behind(dir: &Path) -> Vec<String> {
+    let dir = dir.to_string_lossy().into_owned();
+    let mut left = Vec::new();
+    for entry in std::fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+        let backing = std::fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
+        if backing.starts_with(&dir) {
+            left.push(format!("{} on {}", entry.file_name().to_string_lossy(), backing.trim()));
+        }
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    left.extend(mounts.lines().filter(|line| line.contains(&dir)).map(|line| format!("mount {line}")));
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let cmdline = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&cmdline).contains(&dir) {
+            left.push(format!("process {} {}", entry.file_name().to_string_lossy(), String::from_utf8_lossy(&cmdline).replace('\0', " ")));
+        }
+    }
+    left
 }
 
 fn succeeded(program: &str, args: &[&str], output: Output, ebbtide: &Ebbtide) -> String {

@@ -1,9 +1,10 @@
 //! `ebbtide up`, `down`, `status`, `env`, `demo`, side by side and in the user's own words.
 
-use std::process::Command;
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use ebbtide_tests::{Ebbtide, program, root, text, wait_for};
+use ebbtide_tests::{Ebbtide, left_behind, program, root, text, wait_for};
 
 #[test]
 fn two_run_side_by_side() {
@@ -89,6 +90,63 @@ fn another_world() {
     assert!(ebbtide.ebbtide(&["down"]).status.success());
     let refused = ebbtide.ebbtide(&["up", "--no-nodes", "--listen", "127.0.0.1:0", "--kube-listen", "127.0.0.1:0", "--world", path]);
     assert!(!refused.status.success() && text(&refused).contains("ebbtide reset"), "{}", text(&refused));
+}
+
+/// `up` at all stages of its start, in a new directory and in one that was used before: `down` stops it, and what a killed one left.
+#[test]
+fn down_works_while_up_starts_and_after_its_crash() {
+    if !root() {
+        return;
+    }
+    let used = Ebbtide::up(&[]);
+    let node = used.nodes()[0].clone();
+    used.down();
+    let stages = ["lock", "world.yaml", "state/kube", "kube", "nodes/NODE/config.json", "nodes/NODE/process.json", "up.json"];
+    for crash in [true, false] {
+        for stage in stages {
+            let new = tempfile::Builder::new().prefix("ebbtide-test-").tempdir().expect("a directory");
+            stop_a_start(new.path(), crash, stage, &|| new.path().join(stage.replace("NODE", &node)).exists());
+        }
+        for millis in [0, 30, 60, 90, 120, 200] {
+            let after = || {
+                std::thread::sleep(Duration::from_millis(millis));
+                true
+            };
+            stop_a_start(used.dir(), crash, &format!("{millis} ms"), &after);
+        }
+    }
+}
+
+/// Starts `up`, ends it at a moment of its start by a crash and `down` or by `down` alone, and looks what is left.
+fn stop_a_start(dir: &Path, crash: bool, moment: &str, come: &dyn Fn() -> bool) {
+    let what = format!("{moment}, {}", if crash { "killed" } else { "stopped" });
+    let mut up = Command::new(program())
+        .args(["up", "--listen", "127.0.0.1:0", "--kube-listen", "127.0.0.1:0", "--data-dir"])
+        .arg(dir)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("ebbtide");
+    let holder = format!("\"pid\":{},", up.id());
+    wait_for("the lock", Duration::from_secs(20), || std::fs::read_to_string(dir.join("lock")).is_ok_and(|lock| lock.contains(&holder)));
+    wait_for(&what, Duration::from_secs(20), come);
+    if crash {
+        let _ = up.kill();
+        let _ = up.wait();
+    }
+    let asked = Instant::now();
+    let down = Command::new(program()).args(["down", "--data-dir"]).arg(dir).output().expect("ebbtide");
+    let took = asked.elapsed();
+    let ended = up.try_wait().expect("the state of up").is_some();
+    let left = left_behind(dir);
+    if !ended {
+        let _ = up.kill();
+    }
+    assert!(down.status.success(), "{what}: {}", text(&down));
+    assert!(ended, "{what}: it runs on after: {}", text(&down));
+    assert!(left.is_empty(), "{what}: {}", left.join("\n"));
+    // A node that did not hear that it shall stop is killed after 20 s.
+    assert!(took < Duration::from_secs(15), "{what}: down took {took:?}");
 }
 
 /// Without root both APIs and the simulator work; attaching says that there is no device, and why.

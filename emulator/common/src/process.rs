@@ -31,7 +31,9 @@ impl Process {
         let (pid, rest) = stat.split_once(' ')?;
         // The name in parentheses may hold spaces and parentheses: the fields start after the last one.
         let fields: Vec<&str> = rest.rsplit_once(')')?.1.split_whitespace().collect();
-        if fields.first() == Some(&"Z") {
+        // The first thread of a process that ends is a zombie already while others still hold its files and locks.
+        let threads: u32 = fields.get(17)?.parse().ok()?;
+        if fields.first() == Some(&"Z") && threads <= 1 {
             return None;
         }
         Some(Self { pid: pid.parse().ok()?, start_time: fields.get(19)?.parse().ok()? })
@@ -77,6 +79,8 @@ mod tests {
         let fields = "S 1 1 1 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0";
         assert_eq!(Process::parse(&format!("17 (a) b) {fields}")), Some(Process { pid: 17, start_time: 4242 }));
         assert_eq!(Process::parse(&format!("17 (x) {}", fields.replacen('S', "Z", 1))), None);
+        let ending = fields.replacen('S', "Z", 1).replace("20 0 1 0", "20 0 3 0");
+        assert!(Process::parse(&format!("17 (x) {ending}")).is_some(), "two threads of it are still ending");
         assert_eq!(Process::parse("nonsense"), None);
     }
 

@@ -1,8 +1,10 @@
 //! The node's first process: sets the namespaces up, forks the node proper, and from then on only reaps orphans and passes signals on.
 
-use std::fs::OpenOptions;
+use std::fs::File;
+use std::os::fd::FromRawFd;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpid};
@@ -17,6 +19,9 @@ pub fn run(config: NodeConfig, hooks: NodeHooks) -> Result<std::convert::Infalli
     if getpid().as_raw() != 1 {
         return Err(NodeError::NotFirst);
     }
+    // Before anybody can know who we are: the kernel drops a first process's signals that are neither blocked nor handled.
+    let forwarded = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD]);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&forwarded), None).map_err(|error| NodeError::system("blocking signals")(error.into()))?;
     let lock = match set_up(&config) {
         Ok(lock) => lock,
         Err(error) => {
@@ -24,8 +29,6 @@ pub fn run(config: NodeConfig, hooks: NodeHooks) -> Result<std::convert::Infalli
             return Err(error);
         }
     };
-    let forwarded = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD]);
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&forwarded), None).map_err(|error| NodeError::system("blocking signals")(error.into()))?;
     // SAFETY: there are no threads yet (the caller's promise), so the child may do anything a process may.
     match unsafe { fork() } {
         Err(error) => {
@@ -54,13 +57,13 @@ pub fn run(config: NodeConfig, hooks: NodeHooks) -> Result<std::convert::Infalli
     }
 }
 
-fn set_up(config: &NodeConfig) -> Result<nix::fcntl::Flock<std::fs::File>, NodeError> {
+/// Returns the node's lock.
+fn set_up(config: &NodeConfig) -> Result<File, NodeError> {
     let places = config.places();
-    let path = places.node(&config.name).join("lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(NodeError::file("opening", &path))?;
-    // Held as long as one of the node's two processes lives: a node never runs twice.
-    let lock = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, _)| NodeError::Runs(config.name.clone()))?;
+    // SAFETY: the starter put the lock under this number; nothing else in this process uses it, and it is closed once.
+    let lock = unsafe { File::from_raw_fd(spawn::LOCK_FD) };
+    // Not for what is executed in the node: it may outlive both of its processes by a moment.
+    fcntl(&lock, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|error| NodeError::system("keeping the lock")(error.into()))?;
     // /proc is still the host's, so this is who we are there.
     let stat = std::fs::read_to_string("/proc/self/stat").map_err(NodeError::file("reading", "/proc/self/stat"))?;
     let this =

@@ -13,14 +13,14 @@ use emulator_common::places::Places;
 use emulator_common::process::Process;
 use nix::sys::signal::Signal;
 
-use super::record::find;
+use super::record::{START_LIMIT, find_starting, lock};
 use super::{NodeError, chain};
 use crate::NodeConfig;
 
-/// How long a node may take to set itself up.
-const START_LIMIT: Duration = Duration::from_secs(15);
 /// The number under which the node finds the pipe to its starter.
 pub(super) const READY_FD: i32 = 3;
+/// The number under which the node finds its lock, which the starter took.
+pub(super) const LOCK_FD: i32 = 4;
 /// What the node writes there when it is set up; anything else is why it is not.
 pub(super) const READY: &str = "ready\n";
 
@@ -46,21 +46,24 @@ pub fn spawn(config: &NodeConfig, exe: &Path) -> Result<NodeProcess, NodeError> 
     }
     let config_path = dir.join("config.json");
     let json = serde_json::to_vec_pretty(config).map_err(|error| NodeError::Config(error.to_string()))?;
-    if let Some(process) = find(&places, &config.name) {
+    if let Some(process) = find_starting(&places, &config.name) {
         let running = NodeProcess { name: config.name.clone(), process, adopted: true };
         if std::fs::read(&config_path).is_ok_and(|old| old == json) {
             return Ok(running);
         }
         running.stop(Duration::from_secs(30));
     }
+    // Held as long as one of the node's two processes lives: a node never runs twice.
+    let lock = lock(&places, &config.name)?.ok_or_else(|| NodeError::Runs(config.name.clone()))?;
     std::fs::write(&config_path, &json).map_err(NodeError::file("writing", &config_path))?;
     let log_path = dir.join("log");
     let log = OpenOptions::new().create(true).append(true).open(&log_path).map_err(NodeError::file("opening", &log_path))?;
     let null = OpenOptions::new().read(true).open("/dev/null").map_err(NodeError::file("opening", "/dev/null"))?;
     let (ready, ready_in) =
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| NodeError::system("making a pipe to the node")(error.into()))?;
-    let pid = start(exe, &config_path, [null.as_raw_fd(), log.as_raw_fd(), log.as_raw_fd(), ready_in.as_raw_fd()])?;
-    drop(ready_in);
+    let fds = [&null, &log, &log].map(AsRawFd::as_raw_fd);
+    let pid = start(exe, &config_path, [fds[0], fds[1], fds[2], ready_in.as_raw_fd(), lock.as_raw_fd()])?;
+    drop((ready_in, lock));
     let did_not = |why: String| NodeError::DidNotStart { name: config.name.clone(), why, log: log_path.clone() };
     match wait_ready(&ready) {
         Ok(text) if text == READY => {}
@@ -100,8 +103,8 @@ fn wait_ready(ready: &OwnedFd) -> std::io::Result<String> {
     }
 }
 
-/// Clones and executes `exe node run --config FILE` in new namespaces. `fds` become 0, 1, 2 and [`READY_FD`].
-fn start(exe: &Path, config: &Path, fds: [i32; 4]) -> Result<i32, NodeError> {
+/// Clones and executes `exe node run --config FILE` in new namespaces. `fds` become 0, 1, 2, [`READY_FD`] and [`LOCK_FD`].
+fn start(exe: &Path, config: &Path, fds: [i32; 5]) -> Result<i32, NodeError> {
     let c = |bytes: &[u8]| CString::new(bytes).map_err(|_| NodeError::Config("a path holds a zero byte".to_owned()));
     let exe_c = c(exe.as_os_str().as_bytes())?;
     let args = [exe_c.clone(), c(b"node")?, c(b"run")?, c(b"--config")?, c(config.as_os_str().as_bytes())?];
@@ -128,7 +131,7 @@ fn start(exe: &Path, config: &Path, fds: [i32; 4]) -> Result<i32, NodeError> {
 
 /// # Safety
 /// Runs between clone and execve in a copy of a process that may have had threads.
-unsafe fn child(exe: *const libc::c_char, argv: *const *const libc::c_char, envp: *const *const libc::c_char, fds: [i32; 4]) -> ! {
+unsafe fn child(exe: *const libc::c_char, argv: *const *const libc::c_char, envp: *const *const libc::c_char, fds: [i32; 5]) -> ! {
     // SAFETY: plain system calls; the pointers are null-terminated arrays of null-terminated strings made by the caller.
     unsafe {
         // A session of its own: the terminal's signals and the death of the starter do not reach it.
@@ -138,8 +141,8 @@ unsafe fn child(exe: *const libc::c_char, argv: *const *const libc::c_char, envp
         libc::sigemptyset(&raw mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-        // First out of the way of 0..=3, then into place: a source may have a low number itself.
-        let mut high = [0; 4];
+        // First out of the way of 0..=4, then into place: a source may have a low number itself.
+        let mut high = [0; 5];
         for (n, fd) in fds.iter().enumerate() {
             high[n] = libc::fcntl(*fd, libc::F_DUPFD, 100);
             if high[n] < 0 {
@@ -152,7 +155,7 @@ unsafe fn child(exe: *const libc::c_char, argv: *const *const libc::c_char, envp
             }
         }
         // Nothing else of the starter's is open in the node. An old kernel without the call has everything close-on-exec anyway.
-        libc::syscall(libc::SYS_close_range, (READY_FD + 1) as u32, u32::MAX, 0_u32);
+        libc::syscall(libc::SYS_close_range, (LOCK_FD + 1) as u32, u32::MAX, 0_u32);
         libc::execve(exe, argv, envp);
         let text = b"cannot execute ebbtide";
         libc::write(READY_FD, text.as_ptr().cast(), text.len());
@@ -231,7 +234,7 @@ impl NodeProcess {
 
 /// Stops a node, whoever started it; with no grace at once, as a power cut does. False: it did not run.
 pub fn stop(places: &Places, name: &str, grace: Duration) -> bool {
-    let Some(process) = find(places, name) else { return false };
+    let Some(process) = find_starting(places, name) else { return false };
     NodeProcess { name: name.to_owned(), process, adopted: true }.stop(grace);
     true
 }
