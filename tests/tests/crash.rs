@@ -45,8 +45,8 @@ spec:
 struct Acknowledged {
     volumes: BTreeSet<String>,
     apps: BTreeSet<String>,
-    /// Deletions that were asked for: they may or may not have reached the server.
-    deleting: BTreeSet<String>,
+    /// Apps that were asked for: of one whose answer was lost any part may be there.
+    tried: BTreeSet<String>,
 }
 
 /// xorshift; the seed is printed.
@@ -105,6 +105,7 @@ fn work(ebbtide: &Ebbtide, round: u64, known: &Mutex<Acknowledged>, stop: &Atomi
             return;
         }
         let name = format!("app-{round}-{n}");
+        known.lock().unwrap().tried.insert(name.clone());
         let mut apply = ebbtide.command("sh");
         let manifests = APP.replace("NAME", &name);
         apply.args(["-c", "kubectl apply -f - <<EOF\n$0\nEOF", &manifests]);
@@ -120,10 +121,7 @@ fn work(ebbtide: &Ebbtide, round: u64, known: &Mutex<Acknowledged>, stop: &Atomi
         // Delete the oldest app, so that detach and delete run too.
         let oldest = known.lock().unwrap().apps.iter().next().cloned();
         if let Some(name) = oldest.filter(|_| n % 2 == 1 || round % 2 == 1) {
-            let mut known = known.lock().unwrap();
-            known.apps.remove(&name);
-            known.deleting.insert(name.clone());
-            drop(known);
+            known.lock().unwrap().apps.remove(&name);
             let _ = ebbtide.try_kubectl(&["delete", "--wait=false", "--ignore-not-found", &format!("pod/{name}"), &format!("pvc/{name}")]);
         }
     }
@@ -158,7 +156,7 @@ fn check(ebbtide: &Ebbtide, known: &Acknowledged) {
 
 /// Deletes everything and waits until nothing is left of it.
 fn finish(ebbtide: &Ebbtide, known: Acknowledged) {
-    for name in known.apps.iter().chain(&known.deleting) {
+    for name in &known.tried {
         ebbtide.try_kubectl(&["delete", "--wait=false", "--ignore-not-found", &format!("pod/{name}"), &format!("pvc/{name}")]);
     }
     let names = |kind: &str| ebbtide.kubectl(&["get", kind, "-o", "name"]);
