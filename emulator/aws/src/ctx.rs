@@ -6,7 +6,7 @@ use std::pin::Pin;
 
 use emulator_common::places::Places;
 use model_aws::world::World;
-use model_aws::{Effect, Input, Profile, ec2, efs};
+use model_aws::{Effect, Input, Profile, ec2, efs, kms};
 
 use crate::engine::{Ended, Engine, Outside};
 use crate::hub::Hub;
@@ -26,7 +26,8 @@ pub struct Ctx {
 impl Ctx {
     /// What the machines are told when they start: what is on the disk, and, where no agent can ever come, why not.
     pub fn booted(&self, blocks: ec2::Observed, trees: BTreeSet<String>) -> Vec<Input> {
-        let mut inputs = vec![Input::Ec2(ec2::Input::Booted(blocks)), Input::Efs(efs::Input::Booted { trees })];
+        let mut inputs =
+            vec![Input::Ec2(ec2::Input::Booted(blocks)), Input::Efs(efs::Input::Booted { trees }), Input::Kms(kms::Input::Booted)];
         if self.no_devices.is_some() {
             inputs.extend(self.world.nodes().into_iter().map(|node| {
                 Input::Ec2(ec2::Input::Connected {
@@ -40,7 +41,7 @@ impl Ctx {
     }
 }
 
-/// Carries out the effects of both machines.
+/// Carries out the effects of the machines.
 pub struct Hands(pub std::sync::Arc<Ctx>);
 
 impl Outside for Hands {
@@ -59,7 +60,7 @@ impl Outside for Hands {
                     ended.say(Input::Efs(model_aws::efs::Input::Done(work, result)));
                 }
                 // Replies and timers are the engine's own.
-                Effect::Ec2(_) | Effect::Efs(_) => {}
+                Effect::Ec2(_) | Effect::Efs(_) | Effect::Kms(_) => {}
             }
         })
     }

@@ -65,7 +65,7 @@ fn resource<'a>(aws: &'a Aws, dirty: &'a Dirty) -> Option<Resource<'a>> {
             Some(("snapshot", id(), snapshot.map(|snapshot| snapshot.status().name())))
         }
         "ec2.securityGroups" => Some(("securityGroup", id(), None)),
-        _ => aws.efs.changed(dirty),
+        _ => aws.efs.changed(dirty).or_else(|| aws.kms.changed(dirty)),
     }
 }
 

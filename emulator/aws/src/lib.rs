@@ -1,8 +1,8 @@
-//! The AWS endpoint: EC2 (query and XML), EFS (REST and JSON), STS, and `/_ebbtide/*` on one listener; the engine that owns the
-//! state; block files and trees on disk; the other end of the nodes' agents.
+//! The AWS endpoint: EC2 (query and XML), EFS (REST and JSON), KMS (JSON), STS, and `/_ebbtide/*` on one listener; the engine that
+//! owns the state; block files and trees on disk; the other end of the nodes' agents.
 //!
-//! The way of a request: [`server`] (who calls, which service) → [`query`] or JSON → a handler in [`ec2`] or [`efs`] → [`engine`]
-//! (step, save, then reply) → [`xml`] or JSON.
+//! The way of a request: [`server`] (who calls, which service) → [`query`] or JSON → a handler in [`ec2`], [`efs`] or [`kms`] →
+//! [`engine`] (step, save, then reply) → [`xml`] or JSON.
 
 mod agents;
 pub mod auth;
@@ -16,6 +16,7 @@ mod error;
 mod events;
 mod guard;
 pub mod hub;
+mod kms;
 mod metrics;
 mod query;
 mod server;

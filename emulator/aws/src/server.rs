@@ -21,9 +21,10 @@ use crate::efs::EfsError;
 use crate::engine::now;
 use crate::error::Ec2Error;
 use crate::guard::Guard;
+use crate::kms::KmsError;
 use crate::metrics::Metrics;
 use crate::query::Params;
-use crate::{control, ec2, efs, sts, xml};
+use crate::{control, ec2, efs, kms, sts, xml};
 
 /// Largest body of a request.
 const MAX_BODY: usize = 1 << 20;
@@ -47,12 +48,14 @@ pub struct Server {
 enum Service {
     Ec2,
     Efs,
+    Kms,
     Sts,
     Control,
 }
 
 impl Service {
-    /// By path, then by the scope of the signature. Query requests without one are told apart by their action.
+    /// By path, then by the target of JSON requests, then by the scope of the signature. Query requests without one are told
+    /// apart by their action.
     fn of(parts: &Parts) -> Self {
         let path = parts.uri.path();
         if path.starts_with("/_ebbtide/") || path.starts_with("/_localstack/") || path == "/metrics" {
@@ -60,7 +63,9 @@ impl Service {
         }
         match Credential::of(&parts.headers).map(|credential| credential.service) {
             _ if path.starts_with(EFS_PREFIX) => Self::Efs,
+            _ if kms::meant(&parts.headers) => Self::Kms,
             Some("elasticfilesystem") => Self::Efs,
+            Some("kms") => Self::Kms,
             Some("sts") => Self::Sts,
             Some(_) | None => Self::Ec2,
         }
@@ -70,6 +75,7 @@ impl Service {
         match self {
             Self::Ec2 => "ec2",
             Self::Efs => "elasticfilesystem",
+            Self::Kms => "kms",
             Self::Sts => "sts",
             Self::Control => "ebbtide",
         }
@@ -81,6 +87,7 @@ impl Service {
             Self::Ec2 => Ec2Error { status, ..Ec2Error::new(query_code, message) }.into_response(),
             Self::Sts => sts_error(&Ec2Error { status, ..Ec2Error::new(query_code, message) }),
             Self::Efs => EfsError::new(status, rest_code, message).into_response(),
+            Self::Kms => KmsError::new(status, rest_code, message).into_response(),
             Self::Control => control::refuse(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), message),
         }
     }
@@ -144,6 +151,14 @@ async fn answer(server: &Arc<Server>, service: &mut Service, mut parts: Parts, b
                 return service.error(404, "", "UnknownOperationException", format!("{} is no path of EFS", parts.uri.path()));
             };
             let answer = efs::handle(&server.ctx, &parts.method, path, parts.uri.query(), &body).await;
+            answer.action.clone_into(action);
+            answer.into_response()
+        }
+        Service::Kms => {
+            if let Err(denied) = server.auth.check(now(), &parts, &body) {
+                return deny(*service, &denied);
+            }
+            let answer = kms::handle(&server.ctx, &parts.method, &parts.headers, &body).await;
             answer.action.clone_into(action);
             answer.into_response()
         }

@@ -201,3 +201,52 @@ async fn an_agent_is_welcomed_asked_and_replaced() {
     }
     assert!(ctx.hub.connected(&node.instance_id));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kms_speaks_json_with_the_action_in_a_header_and_keeps_its_keys() {
+    let endpoint = begin(tempfile::tempdir().unwrap(), Auth::Accept).await;
+    // Without a signature the target says enough.
+    let call = async |endpoint: &Endpoint, action: &str, body: &str| {
+        let request = endpoint.client.post(format!("{}/", endpoint.url)).header("x-amz-target", format!("TrentService.{action}"));
+        let response = request.body(body.to_owned()).send().await.unwrap();
+        let header = |name: &str| response.headers().get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
+        assert_eq!(header("content-type"), "application/x-amz-json-1.1");
+        let (status, kind, text) = (response.status().as_u16(), header("x-amzn-errortype"), response.text().await.unwrap());
+        let json = if text.is_empty() { serde_json::Value::Null } else { serde_json::from_str(&text).unwrap() };
+        assert_eq!(json["__type"].as_str().unwrap_or_default(), kind, "{text}");
+        (status, kind, json)
+    };
+    let (status, _, made) = call(&endpoint, "CreateKey", r#"{"Description":"mine","Tags":[{"TagKey":"a","TagValue":"b"}]}"#).await;
+    let key = &made["KeyMetadata"];
+    assert_eq!((status, &key["KeyState"], &key["Enabled"], &key["KeyManager"]), (200, &"Enabled".into(), &true.into(), &"CUSTOMER".into()));
+    let named = serde_json::json!({"KeyId": key["KeyId"]}).to_string();
+    assert_eq!(call(&endpoint, "DisableKey", &named).await, (200, String::new(), serde_json::Value::Null));
+    for (action, body, code) in [
+        ("DescribeKey", r#"{"KeyId":"alias/none"}"#, "NotFoundException"),
+        ("DescribeKey", "{}", "ValidationException"),
+        ("DescribeKey", "{", "SerializationException"),
+        ("DescribeKey", "\0", "SerializationException"),
+        ("CreateKey", r#"{"KeySpec":"RSA_2048"}"#, "UnsupportedOperationException"),
+        ("CreateKey", r#"{"Tags":[{"TagKey":"a","TagValue":"b"},{"TagKey":"a","TagValue":"c"}]}"#, "TagException"),
+        ("CancelKeyDeletion", &named, "KMSInvalidStateException"),
+        ("ListKeys", r#"{"Limit":0}"#, "ValidationException"),
+        ("ListKeys", r#"{"Limit":1001}"#, "ValidationException"),
+        ("ListKeys", r#"{"Marker":"x"}"#, "InvalidMarkerException"),
+        ("ListResourceTags", "{}", "ValidationException"),
+        ("Encrypt", "{}", "UnknownOperationException"),
+    ] {
+        let (status, kind, json) = call(&endpoint, action, body).await;
+        assert_eq!((status, kind.as_str()), (400, code), "{action} {body}: {json}");
+        assert!(json["message"].is_string(), "{json}");
+    }
+    let (status, kind, text) = endpoint.send(Method::GET, "/", "kms", "").await;
+    assert_eq!((status.as_u16(), kind.as_str()), (400, "UnknownOperationException"), "{text}");
+
+    let endpoint = endpoint.restart().await;
+    let (_, _, described) = call(&endpoint, "DescribeKey", &named).await;
+    assert_eq!(described["KeyMetadata"]["KeyState"], "Disabled");
+    let (_, _, tags) = call(&endpoint, "ListResourceTags", &named).await;
+    assert_eq!(tags["Tags"], serde_json::json!([{"TagKey": "a", "TagValue": "b"}]));
+    let (_, metrics) = endpoint.control(Method::GET, "/metrics").await;
+    assert!(metrics.contains("action=\"DescribeKey\",status=\"200\"} 1"), "{metrics}");
+}

@@ -1,14 +1,15 @@
-//! The model of AWS: EC2 (volumes, attachments, snapshots, modifications, instances, network) and EFS (file systems,
-//! mount targets, access points) as state machines without I/O, clock, randomness or threads.
+//! The model of AWS: EC2 (volumes, attachments, snapshots, modifications, instances, network), EFS (file systems,
+//! mount targets, access points) and KMS (keys and aliases) as state machines without I/O, clock, randomness or threads.
 //!
 //! The shell gives an [`Input`] to [`Aws::step`], saves what [`Aws::take_dirty`] returns, and only then carries out the
 //! [`Effect`]s and lets the replies among them leave. After a start it calls [`Aws::load`] with the saved records, observes the
-//! kernel and gives both machines their `Booted`.
+//! kernel and gives each machine its `Booted`.
 
 use serde::{Deserialize, Serialize};
 
 pub mod ec2;
 pub mod efs;
+pub mod kms;
 pub mod world;
 
 use world::World;
@@ -52,6 +53,7 @@ pub struct LoadError {
 pub struct Aws {
     pub ec2: ec2::State,
     pub efs: efs::State,
+    pub kms: kms::State,
 }
 
 /// Commands, completions of effects, timers, and what was observed at a start.
@@ -60,6 +62,7 @@ pub struct Aws {
 pub enum Input {
     Ec2(ec2::Input),
     Efs(efs::Input),
+    Kms(kms::Input),
 }
 
 /// What the shell shall do: reply, arm or disarm a timer, or act on the outside.
@@ -68,6 +71,7 @@ pub enum Input {
 pub enum Effect {
     Ec2(ec2::Effect),
     Efs(efs::Effect),
+    Kms(kms::Effect),
 }
 
 /// Why an input changed nothing.
@@ -78,17 +82,19 @@ pub enum Reject {
     Ec2(#[from] ec2::Reject),
     #[error(transparent)]
     Efs(#[from] efs::Reject),
+    #[error(transparent)]
+    Kms(#[from] kms::Reject),
 }
 
 impl Aws {
     /// A new AWS in which only the world's own things exist.
     pub fn new(world: &World, profile: Profile) -> Self {
-        Self { ec2: ec2::State::new(world, profile), efs: efs::State::new(world, profile) }
+        Self { ec2: ec2::State::new(world, profile), efs: efs::State::new(world, profile), kms: kms::State::new(world) }
     }
 
     /// The tables in which records are saved.
     pub fn tables() -> impl Iterator<Item = &'static str> {
-        ec2::TABLES.iter().chain(efs::TABLES).copied()
+        ec2::TABLES.iter().chain(efs::TABLES).chain(kms::TABLES).copied()
     }
 
     /// AWS as the saved records (table, key, value) say, indexes included. No effects follow; the shell observes the kernel
@@ -100,7 +106,7 @@ impl Aws {
     ) -> Result<Self, LoadError> {
         let mut aws = Self::new(world, profile);
         for (table, key, value) in records {
-            let known = aws.ec2.restore(table, key, value)? || aws.efs.restore(table, key, value)?;
+            let known = aws.ec2.restore(table, key, value)? || aws.efs.restore(table, key, value)? || aws.kms.restore(table, key, value)?;
             if !known {
                 return Err(LoadError { table: table.to_owned(), key: key.to_owned(), message: "no such table".to_owned() });
             }
@@ -116,13 +122,18 @@ impl Aws {
                     self.check_across(command)?;
                 }
                 let mut effects = Vec::new();
-                self.ec2.step(at, input, &mut effects)?;
+                self.ec2.step(at, &self.kms, input, &mut effects)?;
                 out.extend(effects.into_iter().map(Effect::Ec2));
             }
             Input::Efs(input) => {
                 let mut effects = Vec::new();
-                self.efs.step(at, &self.ec2, input, &mut effects)?;
+                self.efs.step(at, &self.ec2, &self.kms, input, &mut effects)?;
                 out.extend(effects.into_iter().map(Effect::Efs));
+            }
+            Input::Kms(input) => {
+                let mut effects = Vec::new();
+                self.kms.step(at, input, &mut effects)?;
+                out.extend(effects.into_iter().map(Effect::Kms));
             }
         }
         Ok(())
@@ -140,7 +151,7 @@ impl Aws {
 
     /// Whether EC2 would accept a command: what a dry run answers.
     pub fn dry_run(&self, command: &ec2::Command) -> Result<(), ec2::Reject> {
-        self.ec2.dry_run(command)?;
+        self.ec2.dry_run(&self.kms, command)?;
         self.check_across(command)
     }
 
@@ -148,6 +159,7 @@ impl Aws {
     pub fn take_dirty(&mut self) -> Vec<Dirty> {
         let mut dirty = self.ec2.take_dirty();
         dirty.extend(self.efs.take_dirty());
+        dirty.extend(self.kms.take_dirty());
         dirty
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use model_aws::ec2::{self, Failure, Filter, Observed, Paging, Work};
-use model_aws::{Effect, Input, Reject, efs};
+use model_aws::{Effect, Input, Reject, efs, kms};
 use model_common::agent::PosixUser;
 use model_node::driver::cloud::{self, CloudCall, CloudError, CloudReply, SnapshotQuery, VolumeQuery};
 
@@ -31,6 +31,10 @@ impl From<Reject> for Refusal {
         match reject {
             Reject::Ec2(reject) => reject.into(),
             Reject::Efs(reject) => reject.into(),
+            Reject::Kms(reject) => {
+                let (code, status) = kms::reject_to_error(&reject);
+                Self { code: code.into(), message: reject.to_string(), status }
+            }
         }
     }
 }
@@ -86,6 +90,8 @@ impl World {
                 Effect::Efs(efs::Effect::Disarm(timer)) => self.clock.disarm(&Timer::Efs(timer)),
                 Effect::Ec2(ec2::Effect::Run(work)) => self.soon(Part::Device, Event::Device(Box::new(work))),
                 Effect::Efs(efs::Effect::Work(work)) => self.soon(Part::Device, Event::Tree(work)),
+                // Nobody in this world changes keys, so none is replied and none is to be deleted.
+                Effect::Kms(_) => {}
             }
         }
         // The virtual disk is the memory itself: nothing is to be saved.

@@ -156,7 +156,6 @@ pub async fn create(ctx: &Ctx, params: &Params) -> Answer {
     if let Some(Operator { .. }) = request.operator {
         return Err(Ec2Error::new("UnsupportedOperation", "Managed volumes (Operator) are not supported here."));
     }
-    let kms_key_id = request.kms_key_id.map(|key| kms_key(ctx, &key));
     let command = Command::CreateVolume(ec2::CreateVolume {
         client_token: request.client_token,
         zone: request.availability_zone,
@@ -166,7 +165,7 @@ pub async fn create(ctx: &Ctx, params: &Params) -> Answer {
         iops: request.iops,
         throughput: request.throughput,
         encrypted: request.encrypted.unwrap_or(false),
-        kms_key_id,
+        kms_key_id: request.kms_key_id,
         multi_attach: request.multi_attach_enabled.unwrap_or(false),
         snapshot_id: request.snapshot_id,
         initialization_rate: request.volume_initialization_rate,
@@ -176,15 +175,6 @@ pub async fn create(ctx: &Ctx, params: &Params) -> Answer {
         Reply::Volume(volume) => XmlBody::new("CreateVolume", &VolumeXml::made(ctx, &volume)),
         _ => Err(no_reply()),
     }
-}
-
-/// EC2 shows keys by their ARN, however they were named.
-fn kms_key(ctx: &Ctx, key: &str) -> String {
-    if key.starts_with("arn:") {
-        return key.to_owned();
-    }
-    let name = if key.starts_with("alias/") { key.to_owned() } else { format!("key/{key}") };
-    format!("arn:aws:kms:{}:{}:{name}", ctx.world.region, ctx.world.account)
 }
 
 #[derive(Debug, Serialize)]

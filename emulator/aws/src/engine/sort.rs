@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use model_aws::{Effect, Input, ec2, efs};
+use model_aws::{Effect, Input, ec2, efs, kms};
 
-/// A timer of either machine.
+/// A timer of any machine.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timer {
     Ec2(ec2::Timer),
     Efs(efs::Timer),
+    Kms(kms::Timer),
 }
 
 impl Timer {
@@ -17,6 +18,7 @@ impl Timer {
         match self {
             Timer::Ec2(timer) => Input::Ec2(ec2::Input::Fired(timer)),
             Timer::Efs(timer) => Input::Efs(efs::Input::Fired(timer)),
+            Timer::Kms(timer) => Input::Kms(kms::Input::Fired(timer)),
         }
     }
 }
@@ -37,7 +39,11 @@ pub fn sort(effect: Effect) -> Sorted {
         Effect::Ec2(ec2::Effect::Disarm(timer)) => Sorted::Disarm(Timer::Ec2(timer)),
         Effect::Efs(efs::Effect::Arm(timer, after)) => Sorted::Arm(Timer::Efs(timer), after),
         Effect::Efs(efs::Effect::Disarm(timer)) => Sorted::Disarm(Timer::Efs(timer)),
-        Effect::Ec2(ec2::Effect::Reply(_)) | Effect::Efs(efs::Effect::Reply(_)) => Sorted::Reply(effect),
+        Effect::Kms(kms::Effect::Arm(timer, after)) => Sorted::Arm(Timer::Kms(timer), after),
+        Effect::Kms(kms::Effect::Disarm(timer)) => Sorted::Disarm(Timer::Kms(timer)),
+        Effect::Ec2(ec2::Effect::Reply(_)) | Effect::Efs(efs::Effect::Reply(_)) | Effect::Kms(kms::Effect::Reply(_)) => {
+            Sorted::Reply(effect)
+        }
         Effect::Ec2(_) | Effect::Efs(_) => Sorted::Act(effect),
     }
 }

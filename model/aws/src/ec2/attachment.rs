@@ -11,7 +11,7 @@ use super::ids::{InstanceId, VolumeKey};
 use super::records::Changed;
 use super::volume::VolumeStatus;
 use super::{Agent, Effect, Reject, Reply, State, Timer};
-use crate::At;
+use crate::{At, kms};
 
 /// Most instances of one multi-attach volume (ebs.md §12, rule 14).
 const MULTI_ATTACH_LIMIT: usize = 16;
@@ -112,7 +112,13 @@ fn same_device(a: &str, b: &str) -> bool {
 }
 
 impl State {
-    pub(super) fn plan_attach(&self, volume_id: &str, instance_id: &str, device: &str) -> Result<(VolumeKey, InstanceId), Reject> {
+    pub(super) fn plan_attach(
+        &self,
+        keys: &kms::State,
+        volume_id: &str,
+        instance_id: &str,
+        device: &str,
+    ) -> Result<(VolumeKey, InstanceId), Reject> {
         let volume = self.named_volume("volumeId", volume_id)?;
         let instance = self.named_instance(instance_id)?;
         if !valid_device(device) {
@@ -136,6 +142,9 @@ impl State {
                 return Err(Reject::NotAvailable { volume: volume_id.to_owned() });
             }
         }
+        if volume.kms_key_id.as_deref().is_some_and(|key| !keys.usable(key)) {
+            return Err(Reject::KeyRevoked { volume: volume_id.to_owned() });
+        }
         let taken = instance.root_device.as_str();
         if same_device(taken, device) || self.attached_to(&instance.id).any(|(_, attachment)| same_device(&attachment.device, device)) {
             return Err(Reject::DeviceInUse { device: device.to_owned() });
@@ -153,13 +162,12 @@ impl State {
     pub(super) fn attach_volume(
         &mut self,
         at: At,
-        volume_id: &str,
-        instance_id: &str,
-        device: &str,
+        keys: &kms::State,
+        (volume_id, instance_id, device): (&str, &str, &str),
         card_index: Option<u32>,
         out: &mut Vec<Effect>,
     ) -> Result<(), Reject> {
-        let (key, instance) = self.plan_attach(volume_id, instance_id, device)?;
+        let (key, instance) = self.plan_attach(keys, volume_id, instance_id, device)?;
         let delay = self.timing().attach;
         let attachment = Attachment {
             device: device.to_owned(),

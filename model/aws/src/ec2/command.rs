@@ -6,7 +6,7 @@ use super::network::Rule;
 use super::token::fingerprint;
 use super::volume::Volume;
 use super::{Effect, Kind, Reject, Reply, State, TagItem};
-use crate::At;
+use crate::{At, kms};
 
 /// A request that changes something. Ids are as the client wrote them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -117,13 +117,15 @@ pub struct RuleChange {
 
 impl State {
     /// Whether a command would be accepted: what a dry run answers. Parameters are checked as by the command itself.
-    pub fn dry_run(&self, command: &Command) -> Result<(), Reject> {
+    pub fn dry_run(&self, keys: &kms::State, command: &Command) -> Result<(), Reject> {
         match command {
-            Command::CreateVolume(request) => self.plan_create(request).map(drop),
-            Command::CopyVolumes(request) => self.plan_copy(request).map(drop),
+            Command::CreateVolume(request) => self.plan_create(keys, request).map(drop),
+            Command::CopyVolumes(request) => self.plan_copy(keys, request).map(drop),
             Command::DeleteVolume { volume_id } => self.plan_delete(volume_id).map(drop),
             Command::ModifyVolume(request) => self.plan_modify(request).map(drop),
-            Command::AttachVolume { volume_id, instance_id, device, .. } => self.plan_attach(volume_id, instance_id, device).map(drop),
+            Command::AttachVolume { volume_id, instance_id, device, .. } => {
+                self.plan_attach(keys, volume_id, instance_id, device).map(drop)
+            }
             Command::DetachVolume { volume_id, instance_id, device, .. } => {
                 self.plan_detach(volume_id, instance_id.as_deref(), device.as_deref()).map(drop)
             }
@@ -142,14 +144,14 @@ impl State {
         }
     }
 
-    pub(super) fn command(&mut self, at: At, command: &Command, out: &mut Vec<Effect>) -> Result<(), Reject> {
+    pub(super) fn command(&mut self, at: At, keys: &kms::State, command: &Command, out: &mut Vec<Effect>) -> Result<(), Reject> {
         match command {
-            Command::CreateVolume(request) => self.create_volume(at, request, out),
-            Command::CopyVolumes(request) => self.copy_volumes(at, request, out),
+            Command::CreateVolume(request) => self.create_volume(at, keys, request, out),
+            Command::CopyVolumes(request) => self.copy_volumes(at, keys, request, out),
             Command::DeleteVolume { volume_id } => self.delete_volume(at, volume_id, out),
             Command::ModifyVolume(request) => self.modify_volume(at, request, out),
             Command::AttachVolume { volume_id, instance_id, device, card_index } => {
-                self.attach_volume(at, volume_id, instance_id, device, *card_index, out)
+                self.attach_volume(at, keys, (volume_id, instance_id, device), *card_index, out)
             }
             Command::DetachVolume { volume_id, instance_id, device, force } => {
                 self.detach_volume(at, volume_id, instance_id.as_deref(), device.as_deref(), *force, out)
@@ -183,14 +185,14 @@ impl State {
         }
     }
 
-    fn create_volume(&mut self, at: At, request: &CreateVolume, out: &mut Vec<Effect>) -> Result<(), Reject> {
+    fn create_volume(&mut self, at: At, keys: &kms::State, request: &CreateVolume, out: &mut Vec<Effect>) -> Result<(), Reject> {
         let token = request.client_token.as_deref();
         let print = fingerprint(&CreateVolume { client_token: None, ..request.clone() });
         if let Some([key]) = self.recall("CreateVolume", token, print)? {
             out.extend(self.volumes.get(key).map(|volume| Effect::Reply(Reply::Volume(Box::new(volume.clone())))));
             return Ok(());
         }
-        let new = self.plan_create(request)?;
+        let new = self.plan_create(keys, request)?;
         let key = self.insert_volume(at, new, out);
         self.remember("CreateVolume", token, print, &[key], out);
         out.extend(self.volumes.get(&key).map(|volume| Effect::Reply(Reply::Volume(Box::new(volume.clone())))));
@@ -198,7 +200,7 @@ impl State {
         Ok(())
     }
 
-    fn copy_volumes(&mut self, at: At, request: &CopyVolumes, out: &mut Vec<Effect>) -> Result<(), Reject> {
+    fn copy_volumes(&mut self, at: At, keys: &kms::State, request: &CopyVolumes, out: &mut Vec<Effect>) -> Result<(), Reject> {
         let token = request.client_token.as_deref();
         let print = fingerprint(&CopyVolumes { client_token: None, ..request.clone() });
         let reply = |volumes: Vec<Volume>| Effect::Reply(Reply::Volumes(volumes));
@@ -206,7 +208,7 @@ impl State {
             out.push(reply(keys.iter().filter_map(|key| self.volumes.get(key).cloned()).collect()));
             return Ok(());
         }
-        let new = self.plan_copy(request)?;
+        let new = self.plan_copy(keys, request)?;
         let key = self.insert_volume(at, new, out);
         self.remember("CopyVolumes", token, print, &[key], out);
         out.push(reply(self.volumes.get(&key).cloned().into_iter().collect()));

@@ -101,6 +101,7 @@ impl State {
             return None;
         }
         match (volume.wanted, volume.file) {
+            (true, File::Absent) if volume.refused => volume.settled.then_some(Step::Change(Change::Gone)),
             (true, File::Absent) if !self.devices => Some(Step::Change(Change::FileMade)),
             (true, File::Absent) => {
                 let freeze = match volume.source {

@@ -54,7 +54,7 @@ pub use tags::{TagItem, Tags};
 pub use volume::{File, Source, Volume, VolumeStatus};
 
 use crate::world::World;
-use crate::{At, Profile};
+use crate::{At, Profile, kms};
 
 pub use records::TABLES;
 
@@ -354,9 +354,9 @@ impl State {
     }
 
     /// The one entry. Total: the input is applied, ignored or rejected; a rejected one changed nothing.
-    pub fn step(&mut self, at: At, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
+    pub fn step(&mut self, at: At, keys: &kms::State, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
         match input {
-            Input::Command(command) => return self.command(at, command, out),
+            Input::Command(command) => return self.command(at, keys, command, out),
             Input::Done(work, result) => self.done(at, work, result, out),
             Input::Fired(timer) => self.fired(at, timer, out),
             Input::Connected { instance, no_devices, devices } => {

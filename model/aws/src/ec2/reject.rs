@@ -120,6 +120,10 @@ pub enum Reject {
         volume: String,
         limit: usize,
     },
+    /// The volume's key does not exist or is not enabled.
+    KeyRevoked {
+        volume: String,
+    },
     /// The instance's node can raise no block devices.
     NoDevices {
         instance: String,
@@ -297,6 +301,10 @@ pub fn reject_to_error(reject: &Reject) -> (&'static str, String, u16) {
         MultiAttachLimit { volume, limit } => {
             ("AttachmentLimitExceeded", format!("The volume '{volume}' is attached to {limit} instances, which is the limit."))
         }
+        KeyRevoked { volume } => (
+            "CustomerKeyHasBeenRevoked",
+            format!("Volume {volume} cannot be attached. The encrypted volume was unable to access the KMS key."),
+        ),
         NoDevices { instance, reason } => (
             "UnsupportedOperation",
             format!("The instance '{instance}' cannot have block devices on this machine: {reason}. Run `ebbtide doctor` to see what is missing."),

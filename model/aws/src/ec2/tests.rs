@@ -7,9 +7,14 @@ fn state(profile: Profile) -> State {
     State::new(&World { devices: false, ..World::default() }, profile)
 }
 
+/// Only AWS's own.
+fn keys() -> kms::State {
+    kms::State::new(&World::default())
+}
+
 fn run(state: &mut State, command: Command) -> Result<Vec<Effect>, Reject> {
     let mut effects = Vec::new();
-    state.step(At(7), &Input::Command(command), &mut effects)?;
+    state.step(At(7), &keys(), &Input::Command(command), &mut effects)?;
     Ok(effects)
 }
 
@@ -67,7 +72,7 @@ fn described(state: &State, filters: &[Filter]) -> Vec<String> {
 
 fn fire(state: &mut State, timer: Timer) -> Vec<Effect> {
     let mut effects = Vec::new();
-    state.step(At(9), &Input::Fired(timer), &mut effects).unwrap();
+    state.step(At(9), &keys(), &Input::Fired(timer), &mut effects).unwrap();
     effects
 }
 
@@ -193,10 +198,10 @@ fn a_node_without_devices_says_why() {
     let a = in_zone(&state, "us-east-1a");
     let id = state.instances().nth(a).unwrap().id.clone();
     let connected = Input::Connected { instance: id, no_devices: Some("no root".into()), devices: vec![] };
-    state.step(At(0), &connected, &mut Vec::new()).unwrap();
+    state.step(At(0), &keys(), &connected, &mut Vec::new()).unwrap();
     let volume = create(&mut state, request());
     let made = state.volumes().next().unwrap().running.clone().unwrap();
-    state.step(At(0), &Input::Done(made, Ok(())), &mut Vec::new()).unwrap();
+    state.step(At(0), &keys(), &Input::Done(made, Ok(())), &mut Vec::new()).unwrap();
     let command = attach(&state, &volume, a, "/dev/xvdb");
     let result = run(&mut state, command);
     assert!(text(result.clone()).contains("no root"));
@@ -378,9 +383,9 @@ fn a_dry_run_checks_the_parameters_first_and_changes_nothing() {
     let state = state(Profile::Instant);
     let before = state.clone();
     let io = CreateVolume { iops: Some(i32::MAX as u32), volume_type: Some("io2".into()), ..request() };
-    let reject = state.dry_run(&Command::CreateVolume(io)).unwrap_err();
+    let reject = state.dry_run(&keys(), &Command::CreateVolume(io)).unwrap_err();
     assert!(reject_to_error(&reject).1.contains("256K IOPS"));
-    state.dry_run(&Command::CreateVolume(request())).unwrap();
+    state.dry_run(&keys(), &Command::CreateVolume(request())).unwrap();
     assert_eq!(state, before);
 }
 

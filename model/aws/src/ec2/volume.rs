@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   CreateVolume ─▶ creating ──file made──▶ available ◀──▶ in-use
-//!                      └──cannot be made──▶ error     └─DeleteVolume─▶ deleting ──file removed──▶ (gone)
+//!                      │ └──cannot be made──▶ error   └─DeleteVolume─▶ deleting ──file removed──▶ (gone)
+//!                      └──its key cannot be used──▶ (gone)
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,7 @@ use super::records::Changed;
 use super::snapshot::SnapshotStatus;
 use super::spec::{Asked, Spec, VolumeType};
 use super::{Effect, Kind, Reject, Reply, State, Tags, Timer, Work, tags};
-use crate::At;
+use crate::{At, kms};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -29,6 +30,9 @@ pub struct Volume {
     pub encrypted: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kms_key_id: Option<String>,
+    /// Its key could not be used: it goes instead of becoming available.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
     pub source: Source,
     /// As shown: the id of the snapshot or volume it was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -154,6 +158,7 @@ pub(super) struct NewVolume {
     spec: Spec,
     encrypted: bool,
     kms_key_id: Option<String>,
+    refused: bool,
     source: Source,
     source_id: Option<String>,
     initialization_rate: Option<u32>,
@@ -168,7 +173,7 @@ impl State {
         self.volumes.get(&key).filter(|volume| volume.wanted).ok_or_else(missing)
     }
 
-    pub(super) fn plan_create(&self, request: &CreateVolume) -> Result<NewVolume, Reject> {
+    pub(super) fn plan_create(&self, keys: &kms::State, request: &CreateVolume) -> Result<NewVolume, Reject> {
         let volume_type = match &request.volume_type {
             Some(name) => name.parse()?,
             // EC2's own default; the CSI driver always names one.
@@ -186,6 +191,7 @@ impl State {
             Asked { size_gib, iops: request.iops, throughput: request.throughput, multi_attach: request.multi_attach },
         )?;
         let (mut source, mut encrypted) = (Source::Empty, request.encrypted || request.kms_key_id.is_some());
+        let (mut refused, mut key) = (false, request.kms_key_id.as_deref());
         if let Some(snapshot) = snapshot {
             let id = snapshot.key.id(self.seed);
             match snapshot.status() {
@@ -197,13 +203,19 @@ impl State {
             }
             source = Source::Snapshot(snapshot.key);
             encrypted |= snapshot.encrypted;
+            // The blocks are to be read with the snapshot's key, which is also the volume's when no other is named.
+            refused = snapshot.kms_key_id.as_deref().is_some_and(|key| !keys.usable(key));
+            key = key.or(snapshot.kms_key_id.as_deref());
         }
         tags::check_new(&request.tags)?;
+        // EC2 asks for the key only after it has answered: a request that names an unusable one is accepted.
+        let grant = encrypted.then(|| keys.grant(key, kms::EBS));
         Ok(NewVolume {
             zone,
             spec,
             encrypted,
-            kms_key_id: request.kms_key_id.clone(),
+            refused: refused || grant.as_ref().is_some_and(|grant| !grant.usable),
+            kms_key_id: grant.map(|grant| grant.arn),
             source,
             source_id: request.snapshot_id.clone(),
             initialization_rate: request.initialization_rate,
@@ -229,7 +241,7 @@ impl State {
         }
     }
 
-    pub(super) fn plan_copy(&self, request: &CopyVolumes) -> Result<NewVolume, Reject> {
+    pub(super) fn plan_copy(&self, keys: &kms::State, request: &CopyVolumes) -> Result<NewVolume, Reject> {
         let source = self.named_volume("sourceVolumeId", &request.source_volume_id)?;
         match source.status() {
             VolumeStatus::Available | VolumeStatus::InUse => {}
@@ -257,6 +269,7 @@ impl State {
             zone: source.zone.clone(),
             spec,
             encrypted: source.encrypted,
+            refused: source.kms_key_id.as_deref().is_some_and(|key| !keys.usable(key)),
             kms_key_id: source.kms_key_id.clone(),
             source: Source::Volume(source.key),
             source_id: Some(request.source_volume_id.clone()),
@@ -284,6 +297,7 @@ impl State {
             spec: new.spec,
             encrypted: new.encrypted,
             kms_key_id: new.kms_key_id,
+            refused: new.refused,
             source: new.source,
             source_id: new.source_id,
             initialization_rate: new.initialization_rate,

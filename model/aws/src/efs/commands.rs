@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{AccessPoint, Effect, FileSystem, LifecyclePolicy, MountTarget, NewAccessPoint, NewFileSystem, NewMountTarget};
 use super::{Reject, State, ThroughputMode};
-use crate::{At, ec2};
+use crate::{At, ec2, kms};
 
 /// A request that changes something. Ids may be ARNs where EFS takes them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,9 +41,16 @@ pub enum Reply {
 }
 
 impl State {
-    pub(super) fn command(&mut self, at: At, ec2: &ec2::State, command: &Command, out: &mut Vec<Effect>) -> Result<(), Reject> {
+    pub(super) fn command(
+        &mut self,
+        at: At,
+        ec2: &ec2::State,
+        keys: &kms::State,
+        command: &Command,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Reject> {
         let reply = match command {
-            Command::CreateFileSystem(new) => self.create_file_system(at, ec2, new, out)?,
+            Command::CreateFileSystem(new) => self.create_file_system(at, ec2, keys, new, out)?,
             Command::UpdateFileSystem { id, throughput_mode, provisioned_kibps } => {
                 self.update_file_system(id, *throughput_mode, *provisioned_kibps)?
             }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::table::Row;
 use super::{Effect, Input, Key, LifeCycle, Reject, Reply, State, Timer, Work, tags};
-use crate::{At, ec2};
+use crate::{At, ec2, kms};
 
 /// Before a removal is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -220,6 +220,7 @@ impl State {
         &mut self,
         at: At,
         ec2: &ec2::State,
+        keys: &kms::State,
         new: &NewFileSystem,
         out: &mut Vec<Effect>,
     ) -> Result<Reply, Reject> {
@@ -238,13 +239,17 @@ impl State {
             return Err(Reject::FileSystemLimit(self.limits.file_systems));
         }
         let encrypted = new.encrypted.unwrap_or(false);
+        let grant = encrypted.then(|| keys.grant(new.kms_key_id.as_deref(), kms::EFS));
+        if let Some(kms::Grant { arn, usable: false }) = grant {
+            return Err(Reject::UnusableKey(arn));
+        }
         let key = self.new_key();
         let row = FileSystem {
             id: self.new_id("fs", key),
             creation_token: new.creation_token.clone(),
             performance_mode: new.performance_mode.unwrap_or_default(),
             encrypted,
-            kms_key_id: encrypted.then(|| self.kms_arn(new.kms_key_id.as_deref())),
+            kms_key_id: grant.map(|grant| grant.arn),
             throughput_mode: new.throughput_mode.unwrap_or_default(),
             provisioned_kibps: new.provisioned_kibps,
             backup: new.backup.unwrap_or(zone.is_some()),
@@ -263,21 +268,6 @@ impl State {
         self.index_file_system(key, &row);
         self.file_systems.insert(key, row.clone());
         Ok(Reply::FileSystem(Box::new(row), 0))
-    }
-
-    /// The ARN of a key as users name it; without one, of the account's own key for EFS.
-    fn kms_arn(&self, key: Option<&str>) -> String {
-        match key {
-            Some(arn) if arn.starts_with("arn:") => arn.to_owned(),
-            Some(alias) if alias.starts_with("alias/") => format!("arn:aws:kms:{}:{}:{alias}", self.region, self.account),
-            Some(id) => format!("arn:aws:kms:{}:{}:key/{id}", self.region, self.account),
-            None => {
-                let id = model_common::pick::hex17(self.seed, 0);
-                let part = |from: usize, to: usize| id.get(from..to).unwrap_or("0");
-                let uuid = format!("{}-{}-4{}-8{}-{:0>12}", part(1, 9), part(9, 13), part(13, 16), part(2, 5), part(5, 17));
-                format!("arn:aws:kms:{}:{}:key/{uuid}", self.region, self.account)
-            }
-        }
     }
 
     /// Changes a setting of an available file system.

@@ -10,7 +10,7 @@ mod file_system;
 mod mount;
 mod mount_target;
 mod reject;
-mod table;
+pub(crate) mod table;
 mod tags;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,7 @@ pub use reject::{Error, Reject, reject_to_error};
 pub use table::{Key, LifeCycle};
 
 use crate::world::World;
-use crate::{At, Dirty, LoadError, Profile, ec2};
+use crate::{At, Dirty, LoadError, Profile, ec2, kms};
 use table::{Row, Table};
 
 /// The tables of this machine's records.
@@ -132,7 +132,6 @@ const LIMITS: Limits = Limits { file_systems: 1_000, mount_targets: 1_400, acces
 #[derive(Debug, Clone)]
 pub struct State {
     seed: u64,
-    account: String,
     region: String,
     delays: Delays,
     limits: Limits,
@@ -158,7 +157,6 @@ impl State {
     pub fn new(world: &World, profile: Profile) -> Self {
         Self {
             seed: world.seed ^ SALT,
-            account: world.account.clone(),
             region: world.region.clone(),
             delays: Delays::of(profile),
             limits: LIMITS,
@@ -207,9 +205,9 @@ impl State {
     }
 
     /// The one entry. A rejected input changed nothing.
-    pub fn step(&mut self, at: At, ec2: &ec2::State, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
+    pub fn step(&mut self, at: At, ec2: &ec2::State, keys: &kms::State, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
         match input {
-            Input::Command(command) => self.command(at, ec2, command, out)?,
+            Input::Command(command) => self.command(at, ec2, keys, command, out)?,
             Input::Done(work, result) => self.done(at, work, result, out),
             Input::Fired(Timer::FileSystem(key) | Timer::Meter(key)) => self.file_system_due(*key, input, out),
             Input::Fired(Timer::MountTarget(key)) => self.mount_target_due(*key),

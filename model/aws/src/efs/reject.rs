@@ -28,6 +28,8 @@ pub enum Reject {
     ThroughputLimit,
     #[error("No file system policy is set for file system '{0}'.")]
     NoPolicy(String),
+    #[error("The KMS key '{0}' does not exist or is not enabled.")]
+    UnusableKey(String),
     #[error("The policy is not valid: {0}")]
     InvalidPolicy(String),
     #[error("Mount target '{0}' does not exist.")]
@@ -83,7 +85,7 @@ pub struct Error {
 /// EFS's error of a reject (efs.md §1.6, §6).
 pub fn reject_to_error(reject: &Reject) -> Error {
     let (code, status) = match reject {
-        Reject::Invalid { .. } | Reject::BadRequest(_) | Reject::TooManyTags { .. } => ("BadRequest", 400),
+        Reject::Invalid { .. } | Reject::BadRequest(_) | Reject::TooManyTags { .. } | Reject::UnusableKey(_) => ("BadRequest", 400),
         Reject::NoFileSystem(_) => ("FileSystemNotFound", 404),
         Reject::FileSystemExists { .. } => ("FileSystemAlreadyExists", 409),
         Reject::FileSystemLimit(_) => ("FileSystemLimitExceeded", 403),

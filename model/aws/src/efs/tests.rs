@@ -32,7 +32,7 @@ impl Bench {
         let before = format!("{:?}", self.efs);
         let mut out = Vec::new();
         self.now += 1;
-        let verdict = self.efs.step(At(self.now), &self.ec2, input, &mut out);
+        let verdict = self.efs.step(At(self.now), &self.ec2, &kms::State::new(&World::default()), input, &mut out);
         if verdict.is_err() {
             assert_eq!(before, format!("{:?}", self.efs), "a rejected input changed something: {input:?}");
             assert_eq!(out, vec![], "a rejected input has effects: {input:?}");

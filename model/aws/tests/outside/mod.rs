@@ -67,7 +67,7 @@ impl Outside {
     pub fn step(&mut self, input: &Input) -> Result<(), Reject> {
         let mut effects = Vec::new();
         let before = self.state.clone();
-        let verdict = self.state.step(At(0), input, &mut effects);
+        let verdict = self.state.step(At(0), &model_aws::kms::State::new(&Given::default()), input, &mut effects);
         if verdict.is_err() {
             assert_eq!(before, self.state, "a rejected input changed something: {input:?}");
             assert!(effects.is_empty());
