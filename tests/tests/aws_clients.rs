@@ -193,3 +193,63 @@ fn bad_input_gets_a_precise_error() {
     let (status, answer) = raw(&ebbtide, b"GET /_ebbtide/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     assert_eq!(status, 200, "{answer}");
 }
+
+#[test]
+fn boto3_sees_keys_and_what_depends_on_them_as_on_aws() {
+    let ebbtide = Ebbtide::up(&["--no-nodes"]);
+    python(
+        &ebbtide,
+        r#"
+kms = boto3.client('kms', config=config)
+key = kms.create_key(Description='mine', Tags=[{'TagKey': 'a', 'TagValue': 'b'}])['KeyMetadata']
+assert key['KeyState'] == 'Enabled' and key['KeyManager'] == 'CUSTOMER' and key['CreationDate'].year >= 2020, key
+assert key['Arn'] == 'arn:aws:kms:us-east-1:000000000000:key/' + key['KeyId'] and len(key['KeyId']) == 36, key
+kms.create_alias(AliasName='alias/mine', TargetKeyId=key['KeyId'])
+assert kms.describe_key(KeyId='alias/mine')['KeyMetadata'] == key
+managed = kms.describe_key(KeyId='alias/aws/ebs')['KeyMetadata']
+assert managed['KeyManager'] == 'AWS' and managed['KeyState'] == 'Enabled', managed
+assert [a['AliasName'] for a in kms.list_aliases(KeyId=key['Arn'])['Aliases']] == ['alias/mine']
+assert kms.list_resource_tags(KeyId=key['KeyId'])['Tags'] == [{'TagKey': 'a', 'TagValue': 'b'}]
+pages = list(kms.get_paginator('list_keys').paginate(PaginationConfig={'PageSize': 2}))
+found = [k['KeyId'] for p in pages for k in p['Keys']]
+assert len(pages) == 2 and len(found) == 3 and found[-1] == key['KeyId'], pages
+missing = '01234567-89ab-4cde-8f01-23456789abcd'
+assert missing in fails('NotFoundException', kms.describe_key, KeyId=missing)
+
+def made(**args):
+    return ec2.create_volume(AvailabilityZone='us-east-1a', Size=1, **args)
+def shown(v):
+    return ec2.describe_volumes(VolumeIds=[v['VolumeId']])['Volumes'][0]
+def available(v):
+    ec2.get_waiter('volume_available').wait(VolumeIds=[v['VolumeId']], WaiterConfig={'Delay': 1, 'MaxAttempts': 10})
+v = made(KmsKeyId='alias/mine', Encrypted=True)
+available(v)
+assert shown(v)['Encrypted'] and shown(v)['KmsKeyId'] == key['Arn'], shown(v)
+assert shown(made(Encrypted=True))['KmsKeyId'] == managed['Arn']
+assert 'KmsKeyId' not in shown(made())
+
+# Disabled: what is made with it is gone again, what exists cannot be attached.
+kms.disable_key(KeyId=key['KeyId'])
+for name in (key['Arn'], 'alias/none'):
+    ghost = made(KmsKeyId=name, Encrypted=True)
+    assert ghost['State'] == 'creating', ghost
+    fails('InvalidVolume.NotFound', ec2.describe_volumes, VolumeIds=[ghost['VolumeId']])
+instance = [r['Instances'][0] for r in ec2.describe_instances()['Reservations'] if r['Instances'][0]['Placement']['AvailabilityZone'] == 'us-east-1a'][0]
+attach = dict(VolumeId=v['VolumeId'], InstanceId=instance['InstanceId'], Device='/dev/xvdaa')
+text = fails('CustomerKeyHasBeenRevoked', ec2.attach_volume, **attach)
+assert text == f"Volume {v['VolumeId']} cannot be attached. The encrypted volume was unable to access the KMS key.", text
+fails('BadRequest', efs.create_file_system, CreationToken='k', Encrypted=True, KmsKeyId=key['KeyId'])
+kms.enable_key(KeyId=key['KeyId'])
+ec2.attach_volume(**attach)
+assert efs.create_file_system(CreationToken='k', Encrypted=True, KmsKeyId='alias/mine')['KmsKeyId'] == key['Arn']
+
+gone = kms.schedule_key_deletion(KeyId=key['KeyId'], PendingWindowInDays=7)
+assert gone['KeyState'] == 'PendingDeletion' and gone['KeyId'] == key['Arn'] and gone['DeletionDate'] > key['CreationDate'], gone
+fails('KMSInvalidStateException', kms.enable_key, KeyId=key['KeyId'])
+assert kms.cancel_key_deletion(KeyId=key['KeyId'])['KeyId'] == key['Arn']
+assert kms.describe_key(KeyId=key['KeyId'])['KeyMetadata']['KeyState'] == 'Disabled'
+kms.delete_alias(AliasName='alias/mine')
+fails('NotFoundException', kms.describe_key, KeyId='alias/mine')
+"#,
+    );
+}
