@@ -153,7 +153,8 @@ fn raw(ebbtide: &Ebbtide, request: &[u8]) -> (u16, String) {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(ebbtide.info["aws"].as_str().expect("an address")).expect("connecting");
     stream.write_all(request).expect("sending");
-    stream.shutdown(std::net::Shutdown::Write).expect("closing our side");
+    // Our side stays open: a server may take a client that closes for one that has gone.
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("a timeout");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("reading");
     let answer = String::from_utf8_lossy(&answer).into_owned();

@@ -218,7 +218,8 @@ pub async fn describe(ctx: &Ctx, params: &Params) -> Answer {
         let volume_set = page.items.into_iter().map(|volume| VolumeXml::new(&aws.ec2, volume)).collect();
         Ok(Volumes { volume_set, next_token: page.next_token })
     });
-    XmlBody::new("DescribeVolumes", &answer.await.map_err(|reject| error_of(&reject))?)
+    let volumes = answer.await.map_err(|reject| error_of(&reject))?;
+    XmlBody::list("DescribeVolumes", &volumes, volumes.volume_set.len())
 }
 
 #[derive(Debug, Serialize)]
