@@ -7,6 +7,7 @@ use fuse_fs::mount_efs::Failure;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -409,9 +410,35 @@ fn a_dead_mount_is_replaced() {
     let target = node.mount();
     let table = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     let device = fuse_fs::mount_efs::mountinfo::parse(&table).find(|m| m.target == target).expect("mounted").device;
-    fuse_fs::server::session::cut(device.strip_prefix("0:").expect("no device of its own").parse().expect("a number")).expect("cut");
+    fuse_fs::server::session::cut(device.strip_prefix("0:").expect("no device of its own").parse().expect("a number"), || true)
+        .expect("cut");
     assert_eq!(io_code(fs::metadata(&target)), libc::ENOTCONN);
     assert_eq!(node.mount_at(FS, &target, "rw"), Ok(()));
     assert_eq!(mounts_below(&target), 1);
     fs::write(target.join("f"), b"x").expect("it lives");
+}
+
+/// A mount's number goes to the next mount on the machine as soon as it is gone, also to one of another server.
+#[test]
+fn a_server_that_stops_leaves_the_mounts_of_others() {
+    if skipped() {
+        return;
+    }
+    let number = |target: &Path| fs::metadata(target).expect("metadata").dev();
+    // Other tests mount too and may take the number first.
+    for _ in 0..50 {
+        let (mut first, mut second) = (Node::start(vec![]), Node::start(vec![]));
+        let gone = first.mount();
+        let reused = number(&gone);
+        rustix::mount::unmount(&gone, rustix::mount::UnmountFlags::empty()).expect("umount");
+        let target = second.mount();
+        if number(&target) != reused {
+            continue;
+        }
+        first.stop();
+        assert_eq!(mounts_below(&target), 1, "the other server's mount is gone");
+        fs::write(target.join("f"), b"x").expect("the other server's mount lives");
+        return;
+    }
+    panic!("no mount got the number of one that was gone");
 }

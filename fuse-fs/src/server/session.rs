@@ -8,13 +8,14 @@ use super::fuse::{Cache, EfsServer};
 use super::open::OpenState;
 use crate::fs::Fs;
 use fuser::{Config, Session, SessionACL};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// The source that `mount` shows, as mount.efs through its local proxy.
@@ -50,8 +51,11 @@ pub enum MountError {
 /// A session that serves a mount. It ends when the mount is gone everywhere.
 #[derive(Debug)]
 pub struct Running {
-    /// Minor device number: the name of the connection in fusectl, `0:<minor>` in mountinfo.
+    /// Minor device number: the name of the connection in fusectl, `0:<minor>` in mountinfo. The kernel gives it to
+    /// somebody else's mount as soon as this one is gone: ask [`Running::is_connected`] before it is used.
     pub minor: u32,
+    /// The connection, as long as somebody answers it.
+    device: Arc<Mutex<Option<OwnedFd>>>,
     thread: JoinHandle<()>,
 }
 
@@ -70,6 +74,9 @@ pub fn mount(
     config.n_threads = Some(workers());
     config.clone_fd = true;
     let server = EfsServer::new(fs, cache, passthrough, one_identity);
+    let kept = device.try_clone().map_err(MountError::Session)?;
+    let kept = Arc::new(Mutex::new(Some(kept)));
+    let answered = kept.clone();
     // The kernel has queued INIT with the superblock, so this does not wait for anybody.
     let session = Session::from_fd(server, device, SessionACL::All, config).map_err(MountError::Session)?;
     let thread = std::thread::Builder::new()
@@ -78,13 +85,15 @@ pub fn mount(
             if let Err(error) = session.run() {
                 tracing::warn!(%error, "an EFS session ended");
             }
+            // The last descriptor ends the connection: who still uses the mount fails instead of waiting for ever.
+            answered.lock().unwrap_or_else(PoisonError::into_inner).take();
         })
         .map_err(MountError::Session)?;
     let mounted = rustix::mount::fsmount(&superblock, FsMountFlags::FSMOUNT_CLOEXEC, attributes(view))
         .map_err(|source| MountError::Superblock { step: "fsmount", source })?;
     let stat = rustix::fs::statx(&mounted, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)
         .map_err(|source| MountError::Superblock { step: "statx", source })?;
-    Ok((mounted, Running { minor: stat.stx_dev_minor, thread }))
+    Ok((mounted, Running { minor: stat.stx_dev_minor, device: kept, thread }))
 }
 
 fn superblock(device: &OwnedFd, view: View) -> Result<OwnedFd, MountError> {
@@ -132,15 +141,30 @@ impl Running {
         let _ = self.thread.join();
     }
 
+    /// The superblock lives, so the minor number is this mount's.
+    fn is_connected(&self) -> bool {
+        let device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
+        device.as_ref().is_some_and(|device| {
+            let mut state = [PollFd::new(device, PollFlags::empty())];
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            rustix::event::poll(&mut state, Some(&now)).is_ok() && !state[0].revents().contains(PollFlags::ERR)
+        })
+    }
+
     /// Takes this mount out of the caller's mount namespace wherever it is visible, and cuts the connection, so that
-    /// mounts elsewhere fail too instead of waiting for ever.
+    /// mounts elsewhere fail too instead of waiting for ever. Without effect on a mount that is gone.
     pub fn abort(&self) {
-        for target in targets(self.minor) {
+        // Looked up by number first, then asked whether the number was ours all the time.
+        let targets = targets(self.minor);
+        if !self.is_connected() {
+            return;
+        }
+        for target in targets {
             if let Err(error) = rustix::mount::unmount(&target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
                 tracing::warn!(%error, target = %target.display(), "cannot unmount an EFS mount");
             }
         }
-        if let Err(error) = cut(self.minor) {
+        if let Err(error) = cut(self.minor, || self.is_connected()) {
             tracing::debug!(%error, minor = self.minor, "cannot cut a FUSE connection; it is gone already, or the unmount ended it");
         }
     }
@@ -157,10 +181,16 @@ fn targets(minor: u32) -> Vec<PathBuf> {
 
 /// Aborts the connection of the mount with this minor device number, through a fusectl of our own: it need not be mounted
 /// anywhere. The mount stays and answers ENOTCONN.
-pub fn cut(minor: u32) -> Result<(), Errno> {
+///
+/// `is_it` is asked when the connection is open: if the mount that the caller means was alive at that moment, then what
+/// was opened under its number is its connection, and it stays that one.
+pub fn cut(minor: u32, is_it: impl FnOnce() -> bool) -> Result<(), Errno> {
     let superblock = rustix::mount::fsopen(c"fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_create(&superblock)?;
     let connections = rustix::mount::fsmount(&superblock, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
     let abort = rustix::fs::openat(&connections, format!("{minor}/abort"), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    if !is_it() {
+        return Err(Errno::NOENT);
+    }
     rustix::io::write(&abort, b"1").map(|_| ())
 }
