@@ -61,6 +61,9 @@ impl Random {
     }
 }
 
+/// Fewer than one node can hold.
+const MOST_APPS: usize = 8;
+
 #[test]
 fn nothing_acknowledged_is_lost_by_kill_9() {
     if !root() {
@@ -118,9 +121,12 @@ fn work(ebbtide: &Ebbtide, round: u64, known: &Mutex<Acknowledged>, stop: &Atomi
             let volume: Value = serde_json::from_slice(&output.stdout).expect("JSON");
             known.lock().unwrap().volumes.insert(volume["VolumeId"].as_str().expect("an id").to_owned());
         }
-        // Delete the oldest app, so that detach and delete run too.
-        let oldest = known.lock().unwrap().apps.iter().next().cloned();
-        if let Some(name) = oldest.filter(|_| n % 2 == 1 || round % 2 == 1) {
+        // Delete an app, so that detach and delete run too; always when they are many, since a node takes only so many volumes.
+        let (first, many) = {
+            let apps = &known.lock().unwrap().apps;
+            (apps.first().cloned(), apps.len() > MOST_APPS)
+        };
+        if let Some(name) = first.filter(|_| many || n % 2 == 1 || round % 2 == 1) {
             known.lock().unwrap().apps.remove(&name);
             let _ = ebbtide.try_kubectl(&["delete", "--wait=false", "--ignore-not-found", &format!("pod/{name}"), &format!("pvc/{name}")]);
         }

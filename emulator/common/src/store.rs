@@ -63,8 +63,9 @@ pub type Record = (Vec<u8>, Vec<u8>);
 pub trait Store: Send + Sync {
     /// All records of a table, by key.
     fn load(&self, table: &str) -> Result<Vec<Record>, StoreError>;
-    /// Makes a batch durable. When it returns, the batch survives a kill of the process.
-    fn commit(&self, batch: Batch) -> Result<(), StoreError>;
+    /// Makes a batch durable and empties it. When it returns, the batch survives a kill of the process. After an error the
+    /// batch is as it was, to be tried again.
+    fn commit(&self, batch: &mut Batch) -> Result<(), StoreError>;
 }
 
 /// Table and key to value.
@@ -82,9 +83,9 @@ impl Store for Memory {
         Ok(records.iter().filter(|((name, _), _)| name == table).map(|((_, key), value)| (key.clone(), value.clone())).collect())
     }
 
-    fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+    fn commit(&self, batch: &mut Batch) -> Result<(), StoreError> {
         let mut records = self.records.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        for write in batch.0 {
+        for write in batch.0.drain(..) {
             let key = (write.table.to_owned(), write.key);
             match write.value {
                 Some(value) => records.insert(key, value),
@@ -104,10 +105,10 @@ mod tests {
         batch.put("a", *b"1", *b"one");
         batch.put("ab", *b"1", *b"other table");
         batch.put("a", *b"2", *b"two");
-        store.commit(batch).unwrap();
+        store.commit(&mut batch).unwrap();
         let mut batch = Batch::default();
         batch.remove("a", *b"1");
-        store.commit(batch).unwrap();
+        store.commit(&mut batch).unwrap();
         assert_eq!(store.load("a").unwrap(), vec![(b"2".to_vec(), b"two".to_vec())]);
     }
 

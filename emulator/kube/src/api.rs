@@ -192,7 +192,7 @@ fn commit(disk: &Sled, store: &mut Store) -> Result<(), StoreError> {
             None => batch.remove(TABLE, key),
         }
     }
-    if batch.is_empty() { Ok(()) } else { disk.commit(batch) }
+    if batch.is_empty() { Ok(()) } else { disk.commit(&mut batch) }
 }
 
 struct Writer {

@@ -14,7 +14,9 @@ mod snapshots;
 mod tags;
 mod volumes;
 
-use model_aws::ec2::{Command, Effect, Filter, Paging, Reject, Reply, TagItem, Tags};
+use std::fmt;
+
+use model_aws::ec2::{Command, Effect, Filter, Paging, Reject, Reply, TagItem, Tags, VolumeKey};
 use model_aws::{At, Input};
 use serde::{Deserialize, Serialize};
 
@@ -119,12 +121,34 @@ fn error_of(reject: &Reject) -> Ec2Error {
     Ec2Error { code: code.into(), message, status }
 }
 
-/// `2026-11-23T03:49:25.123Z`
+/// Displays as `2026-11-23T03:49:25.123Z`.
+#[derive(Debug, Clone, Copy)]
+struct Time(At);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0.0) {
+            Ok(time) => write!(f, "{time:.3}"),
+            // Outside of what a calendar can show; our own clock never is.
+            Err(_) => f.write_str("1970-01-01T00:00:00.000Z"),
+        }
+    }
+}
+
 fn time(at: At) -> String {
-    match jiff::Timestamp::from_millisecond(at.0) {
-        Ok(time) => format!("{time:.3}"),
-        // Outside of what a calendar can show; our own clock never is.
-        Err(_) => "1970-01-01T00:00:00.000Z".to_owned(),
+    Time(at).to_string()
+}
+
+/// Displays as `vol-` and 17 hex digits.
+#[derive(Debug, Clone, Copy)]
+struct VolumeId {
+    key: VolumeKey,
+    seed: u64,
+}
+
+impl fmt::Display for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.key.shown(self.seed).fmt(f)
     }
 }
 
@@ -159,6 +183,21 @@ fn tags_for(resource_type: &str, specifications: Vec<TagSpecification>) -> Resul
 struct Tag {
     key: String,
     value: String,
+}
+
+/// The `tagSet` of a resource that has tags, borrowed.
+#[derive(Debug, Clone, Copy)]
+struct TagSet<'a>(&'a Tags);
+
+impl Serialize for TagSet<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Item<'a> {
+            key: &'a str,
+            value: &'a str,
+        }
+        serializer.collect_seq(self.0.iter().map(|(key, value)| Item { key, value }))
+    }
 }
 
 /// The `tagSet` of a resource; absent where there is none.

@@ -3,11 +3,11 @@
 use model_aws::ec2::{self, Attachment, Command, Reply, Source, State, Volume, VolumeStatus};
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Tag, TagSpecification, error_of, no_reply, run, tag_set, tags_for, time};
+use super::{Answer, Tag, TagSet, TagSpecification, Time, VolumeId, error_of, no_reply, run, tags_for};
 use crate::ctx::Ctx;
 use crate::error::Ec2Error;
 use crate::query::Params;
-use crate::xml::XmlBody;
+use crate::xml::{Text, XmlBody};
 
 super::describe_request!(DescribeVolumesRequest, "VolumeId");
 
@@ -59,91 +59,91 @@ struct VolumeIdRequest {
     volume_id: String,
 }
 
-/// A volume as CreateVolume and DescribeVolumes show it.
+/// A volume as CreateVolume and DescribeVolumes show it. Borrowed: an answer may show thousands.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct VolumeXml {
-    volume_id: String,
+pub struct VolumeXml<'a> {
+    volume_id: Text<VolumeId>,
     size: u32,
     /// Empty where there is none, as on EC2.
-    snapshot_id: String,
+    snapshot_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    source_volume_id: Option<String>,
-    availability_zone: String,
-    availability_zone_id: Option<String>,
+    source_volume_id: Option<&'a str>,
+    availability_zone: &'a str,
+    availability_zone_id: Option<&'a str>,
     status: &'static str,
-    create_time: String,
+    create_time: Text<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    attachment_set: Option<Vec<AttachmentXml>>,
-    tag_set: Option<Vec<Tag>>,
+    attachment_set: Option<Vec<AttachmentXml<'a>>>,
+    tag_set: Option<TagSet<'a>>,
     volume_type: &'static str,
     iops: Option<u32>,
     throughput: Option<u32>,
     encrypted: bool,
-    kms_key_id: Option<String>,
+    kms_key_id: Option<&'a str>,
     multi_attach_enabled: bool,
     volume_initialization_rate: Option<u32>,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct AttachmentXml {
-    pub volume_id: String,
-    pub instance_id: String,
-    pub device: String,
+pub struct AttachmentXml<'a> {
+    pub volume_id: Text<VolumeId>,
+    pub instance_id: &'a str,
+    pub device: &'a str,
     pub status: &'static str,
-    pub attach_time: String,
+    pub attach_time: Text<Time>,
     pub delete_on_termination: bool,
     pub ebs_card_index: Option<u32>,
 }
 
-impl AttachmentXml {
-    pub fn new(volume_id: &str, instance_id: &str, attachment: &Attachment) -> Self {
+impl<'a> AttachmentXml<'a> {
+    pub fn new(volume: VolumeId, instance_id: &'a str, attachment: &'a Attachment) -> Self {
         Self {
-            volume_id: volume_id.to_owned(),
-            instance_id: instance_id.to_owned(),
-            device: attachment.device.clone(),
+            volume_id: Text(volume),
+            instance_id,
+            device: &attachment.device,
             status: attachment.status().name(),
-            attach_time: time(attachment.attached_at),
+            attach_time: Text(Time(attachment.attached_at)),
             delete_on_termination: false,
             ebs_card_index: attachment.card_index,
         }
     }
 }
 
-impl VolumeXml {
-    pub fn new(state: &State, volume: &Volume) -> Self {
-        let zone_id = state.network().zone(&volume.zone).map(|zone| zone.id.clone());
+impl<'a> VolumeXml<'a> {
+    pub fn new(state: &'a State, volume: &'a Volume) -> Self {
+        let zone_id = state.network().zone(&volume.zone).map(|zone| zone.id.as_str());
         Self::with(state.seed(), zone_id, volume)
     }
 
-    fn with(seed: u64, zone_id: Option<String>, volume: &Volume) -> Self {
-        let id = volume.key.id(seed);
-        let source = |wanted: bool| volume.source_id.clone().filter(|_| wanted);
+    fn with(seed: u64, zone_id: Option<&'a str>, volume: &'a Volume) -> Self {
+        let id = VolumeId { key: volume.key, seed };
+        let source = |wanted: bool| volume.source_id.as_deref().filter(|_| wanted);
         Self {
+            volume_id: Text(id),
             size: volume.spec.size_gib,
             snapshot_id: source(matches!(volume.source, Source::Snapshot(_))).unwrap_or_default(),
             source_volume_id: source(matches!(volume.source, Source::Volume(_))),
-            availability_zone: volume.zone.clone(),
+            availability_zone: &volume.zone,
             availability_zone_id: zone_id,
             status: volume.status().name(),
-            create_time: time(volume.created_at),
-            attachment_set: Some(volume.attachments.iter().map(|(instance, a)| AttachmentXml::new(&id, instance, a)).collect()),
-            tag_set: tag_set(&volume.tags),
+            create_time: Text(Time(volume.created_at)),
+            attachment_set: Some(volume.attachments.iter().map(|(instance, a)| AttachmentXml::new(id, instance, a)).collect()),
+            tag_set: (!volume.tags.is_empty()).then_some(TagSet(&volume.tags)),
             volume_type: volume.spec.volume_type.name(),
             iops: volume.spec.iops,
             throughput: volume.spec.throughput,
             encrypted: volume.encrypted,
-            kms_key_id: volume.kms_key_id.clone(),
+            kms_key_id: volume.kms_key_id.as_deref(),
             multi_attach_enabled: volume.spec.multi_attach,
             volume_initialization_rate: volume.initialization_rate,
-            volume_id: id,
         }
     }
 
     /// Of a reply. CreateVolume shows no attachments.
-    fn made(ctx: &Ctx, volume: &Volume) -> Self {
-        let zone_id = ctx.world.zones.iter().find(|zone| zone.name == volume.zone).map(|zone| zone.id.clone());
+    fn made(ctx: &'a Ctx, volume: &'a Volume) -> Self {
+        let zone_id = ctx.world.zones.iter().find(|zone| zone.name == volume.zone).map(|zone| zone.id.as_str());
         Self { attachment_set: None, ..Self::with(ctx.world.seed, zone_id, volume) }
     }
 }
@@ -179,8 +179,8 @@ pub async fn create(ctx: &Ctx, params: &Params) -> Answer {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Volumes {
-    volume_set: Vec<VolumeXml>,
+struct Volumes<'a> {
+    volume_set: Vec<VolumeXml<'a>>,
     next_token: Option<String>,
 }
 
@@ -213,13 +213,14 @@ pub async fn delete(ctx: &Ctx, params: &Params) -> Answer {
 
 pub async fn describe(ctx: &Ctx, params: &Params) -> Answer {
     let (request, paging) = DescribeVolumesRequest::read(params)?;
+    // Written under the lock: to copy the volumes first takes longer.
     let answer = ctx.engine.read(|aws| {
-        let page = aws.ec2.describe_volumes(&request.ids, &request.filter, &paging)?;
-        let volume_set = page.items.into_iter().map(|volume| VolumeXml::new(&aws.ec2, volume)).collect();
-        Ok(Volumes { volume_set, next_token: page.next_token })
+        let page = aws.ec2.describe_volumes(&request.ids, &request.filter, &paging).map_err(|reject| error_of(&reject))?;
+        let volume_set: Vec<_> = page.items.into_iter().map(|volume| VolumeXml::new(&aws.ec2, volume)).collect();
+        let count = volume_set.len();
+        XmlBody::list("DescribeVolumes", &Volumes { volume_set, next_token: page.next_token }, count)
     });
-    let volumes = answer.await.map_err(|reject| error_of(&reject))?;
-    XmlBody::list("DescribeVolumes", &volumes, volumes.volume_set.len())
+    answer.await
 }
 
 #[derive(Debug, Serialize)]

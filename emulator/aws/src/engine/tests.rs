@@ -35,7 +35,7 @@ impl Store for Gated {
         self.inner.load(table)
     }
 
-    fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+    fn commit(&self, batch: &mut Batch) -> Result<(), StoreError> {
         let closed = self.opened.wait_while(self.closed.lock().unwrap(), |closed| *closed).unwrap();
         drop(closed);
         self.commits.fetch_add(1, Ordering::SeqCst);

@@ -162,7 +162,7 @@ impl Writer {
         }
         let sequence = applied.sequence;
         drop(applied);
-        if !dirty.is_empty() && !self.save(&batch_of(dirty), sequence) {
+        if !dirty.is_empty() && !self.save(batch_of(dirty), sequence) {
             return false;
         }
         // Saved: now replies may leave and effects may start.
@@ -232,8 +232,8 @@ impl Writer {
     }
 
     /// Saves, trying until it is possible. False: the engine was told to stop meanwhile.
-    fn save(&mut self, batch: &Batch, sequence: u64) -> bool {
-        while let Err(error) = self.store.commit(batch.clone()) {
+    fn save(&mut self, mut batch: Batch, sequence: u64) -> bool {
+        while let Err(error) = self.store.commit(&mut batch) {
             let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
             tracing::error!("{error}{source}; trying again");
             self.shared.fault.send_replace(Some(format!("{error}{source}").into()));
@@ -294,7 +294,7 @@ impl Writer {
         batch.0.extend(batch_of(applied.aws.take_dirty()).0);
         let sequence = applied.sequence;
         drop(applied);
-        if !self.save(&batch, sequence) {
+        if !self.save(batch, sequence) {
             return false;
         }
         (reset.cleanup)();

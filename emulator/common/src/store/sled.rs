@@ -116,12 +116,12 @@ impl Store for Sled {
             .collect()
     }
 
-    fn commit(&self, batch: Batch) -> Result<(), StoreError> {
-        let changes: Vec<_> = batch.0.into_iter().map(|write| (Self::full_key(write.table, &write.key), write.value)).collect();
+    fn commit(&self, batch: &mut Batch) -> Result<(), StoreError> {
+        let keys: Vec<_> = batch.0.iter().map(|write| Self::full_key(write.table, &write.key)).collect();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let frame = changes.iter().map(|(key, value)| (key.as_slice(), value.as_deref()));
+        let frame = keys.iter().map(Vec::as_slice).zip(batch.0.iter().map(|write| write.value.as_deref()));
         open.log.append(frame).map_err(|error| StoreError::Commit(error.into()))?;
-        open.changes.extend(changes);
+        open.changes.extend(keys.into_iter().zip(batch.0.drain(..).map(|write| write.value)));
         // While the thread is behind, the log grows.
         if open.log.length() > LOG_BYTES
             && self.behind.load(Ordering::Relaxed) == 0
@@ -219,7 +219,7 @@ mod tests {
             let mut batch = Batch::default();
             batch.put("a", n.to_be_bytes(), vec![b'x'; 1000]);
             batch.remove("a", (n / 2).to_be_bytes());
-            store.commit(batch).unwrap();
+            store.commit(&mut batch).unwrap();
         };
         let expected = |n: u32| (n / 2 + 1..=n).map(|n| (n.to_be_bytes().to_vec(), vec![b'x'; 1000])).collect::<Vec<_>>();
         for n in 1..=100 {

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use model_common::pick::{hex17, unhex17};
+use model_common::pick::{Hex17, hex17, unhex17};
 use serde::{Deserialize, Serialize};
 
 use super::Reject;
@@ -25,7 +25,13 @@ pub type InstanceId = Arc<str>;
 impl VolumeKey {
     /// `vol-` and 17 hex digits.
     pub fn id(self, seed: u64) -> String {
-        format!("vol-{}", hex17(seed, self.0))
+        self.shown(seed).to_string()
+    }
+
+    /// The id, to be written where it is needed.
+    pub fn shown(self, seed: u64) -> impl fmt::Display {
+        let digits = Hex17::new(seed, self.0);
+        fmt::from_fn(move |f| write!(f, "vol-{digits}"))
     }
 }
 

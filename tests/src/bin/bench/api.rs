@@ -10,6 +10,8 @@ use ebbtide_tests::Ebbtide;
 use crate::load::{self, Request, Tally, ec2, post};
 use crate::{Kept, Options, free_port, wait_port};
 
+/// File systems that take the access points of the benchmark.
+const FILE_SYSTEMS: usize = 32;
 /// The servers take turns, so that what else the machine does meets all of them.
 const ROUNDS: usize = 4;
 
@@ -142,28 +144,33 @@ impl Bench<'_> {
         }
     }
 
+    /// Over several file systems, since one takes 10,000 access points.
     fn access_points(&self, ebbtide: &Ebbtide) {
-        let fs = ebbtide.aws(&["efs", "create-file-system", "--creation-token", "bench"]);
-        let id = fs["FileSystemId"].as_str().expect("a file system").to_owned();
-        let make = |id: &str| {
-            let id = id.to_owned();
+        let made = |n: usize| {
+            let fs = ebbtide.aws(&["efs", "create-file-system", "--creation-token", &format!("bench-{n}")]);
+            fs["FileSystemId"].as_str().expect("a file system").to_owned()
+        };
+        let file_systems: Vec<String> = (0..FILE_SYSTEMS).map(made).collect();
+        let make = |ids: &[String]| {
+            let ids = ids.to_vec();
             move |n: u64| {
+                let id = &ids[n as usize % ids.len()];
                 let body = format!(
                     r#"{{"ClientToken":"t-{n}","FileSystemId":"{id}","PosixUser":{{"Uid":50000,"Gid":50000}},"RootDirectory":{{"Path":"/pvc-{n}","CreationInfo":{{"OwnerUid":50000,"OwnerGid":50000,"Permissions":"700"}}}},"Tags":[{{"Key":"efs.csi.aws.com/cluster","Value":"true"}}]}}"#
                 );
                 post("/2015-02-01/access-points", "elasticfilesystem", "application/json", &body)
             }
         };
-        let sample = load::all(self.port, vec![make(&id)(u64::from(u32::MAX))]).remove(0);
-        // A file system takes 10,000 access points: fewer seconds, so that the limit is not reached.
-        let seconds = self.options.seconds.min(0.4);
+        let sample = load::all(self.port, vec![make(&file_systems)(u64::from(u32::MAX))]).remove(0);
         let (next, moto_next): (Arc<AtomicU64>, Arc<AtomicU64>) = (Arc::default(), Arc::default());
         for connections in [1, 16] {
             let limit = Limit::start(&sample);
-            self.turns("CreateAccessPoint", connections, seconds, |seconds| {
-                let ours = load::rate(self.port, connections, seconds, &next, make(&id));
-                let bare = load::rate(limit.port, connections, seconds, &Arc::default(), make(&id));
-                let moto = self.moto.map(|moto| load::rate(moto.port, connections, seconds, &moto_next, make(&moto.file_system)));
+            self.turns("CreateAccessPoint", connections, self.options.seconds, |seconds| {
+                let ours = load::rate(self.port, connections, seconds, &next, make(&file_systems));
+                let bare = load::rate(limit.port, connections, seconds, &Arc::default(), make(&file_systems));
+                let moto = self
+                    .moto
+                    .map(|moto| load::rate(moto.port, connections, seconds, &moto_next, make(std::slice::from_ref(&moto.file_system))));
                 (ours, bare, moto)
             });
         }
