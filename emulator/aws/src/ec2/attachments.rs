@@ -4,7 +4,7 @@ use model_aws::ec2::{Command, Reply};
 use serde::Deserialize;
 
 use super::volumes::AttachmentXml;
-use super::{Answer, VolumeId, no_reply, run};
+use super::{Answer, no_reply, run};
 use crate::ctx::Ctx;
 use crate::query::Params;
 use crate::xml::XmlBody;
@@ -42,8 +42,7 @@ pub async fn detach(ctx: &Ctx, params: &Params) -> Answer {
 fn answer(ctx: &Ctx, action: &str, reply: Reply) -> Answer {
     match reply {
         Reply::Attachment { volume, instance, attachment } => {
-            let volume = VolumeId { key: volume, seed: ctx.world.seed };
-            XmlBody::new(action, &AttachmentXml::new(volume, &instance, &attachment))
+            XmlBody::new(action, &AttachmentXml::new(volume.shown(ctx.world.seed), &instance, &attachment))
         }
         _ => Err(no_reply()),
     }

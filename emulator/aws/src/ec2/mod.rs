@@ -16,7 +16,7 @@ mod volumes;
 
 use std::fmt;
 
-use model_aws::ec2::{Command, Effect, Filter, Paging, Reject, Reply, TagItem, Tags, VolumeKey};
+use model_aws::ec2::{Command, Effect, Filter, Paging, Reject, Reply, TagItem, Tags};
 use model_aws::{At, Input};
 use serde::{Deserialize, Serialize};
 
@@ -137,19 +137,6 @@ impl fmt::Display for Time {
 
 fn time(at: At) -> String {
     Time(at).to_string()
-}
-
-/// Displays as `vol-` and 17 hex digits.
-#[derive(Debug, Clone, Copy)]
-struct VolumeId {
-    key: VolumeKey,
-    seed: u64,
-}
-
-impl fmt::Display for VolumeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.key.shown(self.seed).fmt(f)
-    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,9 +1,9 @@
 //! CreateVolume, CopyVolumes, DeleteVolume, DescribeVolumes, DescribeVolumeStatus.
 
-use model_aws::ec2::{self, Attachment, Command, Reply, Source, State, Volume, VolumeStatus};
+use model_aws::ec2::{self, Attachment, Command, Reply, Source, State, Volume, VolumeId, VolumeStatus};
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Tag, TagSet, TagSpecification, Time, VolumeId, error_of, no_reply, run, tags_for};
+use super::{Answer, Tag, TagSet, TagSpecification, Time, error_of, no_reply, run, tags_for};
 use crate::ctx::Ctx;
 use crate::error::Ec2Error;
 use crate::query::Params;
@@ -118,7 +118,7 @@ impl<'a> VolumeXml<'a> {
     }
 
     fn with(seed: u64, zone_id: Option<&'a str>, volume: &'a Volume) -> Self {
-        let id = VolumeId { key: volume.key, seed };
+        let id = volume.key.shown(seed);
         let source = |wanted: bool| volume.source_id.as_deref().filter(|_| wanted);
         Self {
             volume_id: Text(id),

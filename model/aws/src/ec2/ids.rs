@@ -29,9 +29,8 @@ impl VolumeKey {
     }
 
     /// The id, to be written where it is needed.
-    pub fn shown(self, seed: u64) -> impl fmt::Display {
-        let digits = Hex17::new(seed, self.0);
-        fmt::from_fn(move |f| write!(f, "vol-{digits}"))
+    pub fn shown(self, seed: u64) -> VolumeId {
+        VolumeId(Hex17::new(seed, self.0))
     }
 }
 
@@ -39,6 +38,16 @@ impl SnapshotKey {
     /// `snap-` and 17 hex digits.
     pub fn id(self, seed: u64) -> String {
         format!("snap-{}", hex17(seed, self.0))
+    }
+}
+
+/// Displays as `vol-` and 17 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VolumeId(Hex17);
+
+impl fmt::Display for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vol-{}", self.0)
     }
 }
 

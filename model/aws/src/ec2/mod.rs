@@ -42,7 +42,7 @@ pub use attachment::{Attachment, AttachmentStatus, Have};
 pub use boot::{Observed, ObservedDevice};
 pub use command::{Command, CopyVolumes, CreateVolume, ModifyVolume, RuleChange};
 pub use filter::Filter;
-pub use ids::{InstanceId, Kind, SnapshotKey, VolumeKey};
+pub use ids::{InstanceId, Kind, SnapshotKey, VolumeId, VolumeKey};
 pub use instance::{Agent, Instance};
 pub use instance_types::InstanceType;
 pub use modification::{Modification, ModificationState};

@@ -37,6 +37,8 @@ pub struct Resizer {
     component: String,
     cache: Cache,
     work: Queue,
+    /// What the driver was asked for last, in bytes: the claim may want more by the time it answers.
+    asked: BTreeMap<Key, u64>,
     /// What the driver answered and is not saved yet.
     outcomes: BTreeMap<Key, Outcome>,
 }
@@ -44,7 +46,7 @@ pub struct Resizer {
 impl Resizer {
     pub fn new(driver: Driver) -> Self {
         let component = format!("external-resizer {}", driver.name);
-        Self { driver, component, cache: Cache::default(), work: Queue::default(), outcomes: BTreeMap::new() }
+        Self { driver, component, cache: Cache::default(), work: Queue::default(), asked: BTreeMap::new(), outcomes: BTreeMap::new() }
     }
 
     pub fn driver(&self) -> &Driver {
@@ -88,7 +90,12 @@ impl Resizer {
     }
 
     fn answered(&mut self, item: &Key, result: &Result<ControllerReply, Error>, out: &mut Vec<Effect>) {
+        let asked = self.asked.remove(item).unwrap_or(0);
         let error = match result {
+            // CSI: at least what was required.
+            Ok(ControllerReply::ControllerExpandVolume { capacity_bytes, .. }) if *capacity_bytes < asked => {
+                Error::new(Code::Internal, format!("the volume has {capacity_bytes} bytes, asked for {asked}"))
+            }
             Ok(ControllerReply::ControllerExpandVolume { capacity_bytes, node_expansion_required }) => {
                 self.work.succeed(item);
                 let outcome = Outcome::Grown { bytes: *capacity_bytes, on_node: *node_expansion_required };
@@ -112,6 +119,7 @@ impl Resizer {
 
     fn sync(&mut self, item: &Key, out: &mut Vec<Effect>) {
         let Some(claim) = self.cache.at::<PersistentVolumeClaim>(item).cloned() else {
+            self.asked.remove(item);
             self.outcomes.remove(item);
             return self.work.forget(item, out);
         };
@@ -139,7 +147,7 @@ impl Resizer {
                 self.work.wait(item, self.driver.longest_retry, out);
                 return;
             }
-            Some(Outcome::Grown { bytes, on_node }) => return self.save(item, &claim, &volume, &status, (bytes.max(wanted), on_node), out),
+            Some(Outcome::Grown { bytes, on_node }) => return self.save(item, &claim, &volume, &status, (bytes, on_node), out),
             None => {}
         }
         if stage.starts_with("NodeResize") && matching::capacity(&volume) >= wanted && allocated >= wanted {
@@ -159,6 +167,7 @@ impl Resizer {
             capacity: CapacityRange { required_bytes: wanted, limit_bytes: 0 },
             capability,
         };
+        self.asked.insert(item.clone(), wanted);
         self.work.call(item, &self.driver.name, request, out);
     }
 

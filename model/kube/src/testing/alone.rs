@@ -25,6 +25,10 @@ pub type Deed = Box<dyn Fn(&mut Alone)>;
 /// A machine and what is around it.
 pub struct Scene {
     pub make: fn() -> Controller,
+    /// Done first, and told to the booted machine: random steps seldom build a world in which much can go wrong.
+    pub prepared: Vec<Deed>,
+    /// What others do again and again while all comes to rest.
+    pub others: Vec<Deed>,
     pub deeds: Vec<Deed>,
     /// What must hold of each effect, by what the machine has been told so far.
     pub rule: fn(&Alone, &Effect),
@@ -124,6 +128,13 @@ impl Scene {
             attached: BTreeSet::new(),
         };
         alone.store.bootstrap(alone.now, &mut Vec::new()).unwrap();
+        if !self.prepared.is_empty() {
+            self.prepared.iter().for_each(|deed| deed(&mut alone));
+            self.go(&mut alone, &Move::Boot);
+            while alone.cursors.keys().any(|kind| !alone.news(kind).is_empty()) {
+                self.go(&mut alone, &Move::Tell(0));
+            }
+        }
         for one in moves {
             self.go(&mut alone, one);
         }
@@ -264,13 +275,7 @@ impl Scene {
     fn settle(&self, alone: &mut Alone) {
         self.go(alone, &Move::Boot);
         for _ in 0..4 {
-            let mut steps = 0;
-            while alone.cursors.keys().any(|kind| !alone.news(kind).is_empty()) || !alone.flying.is_empty() {
-                self.go(alone, &Move::Tell(0));
-                self.go(alone, &Move::Answer(0, Outcome::Fine));
-                steps += 1;
-                assert!(steps < 500, "no rest: {:?}", alone.flying);
-            }
+            self.quiet(alone);
             for timer in alone.armed.clone() {
                 if alone.armed.contains(&timer) {
                     alone.now += Duration::from_secs(1);
@@ -278,9 +283,22 @@ impl Scene {
                 }
             }
         }
-        while !alone.flying.is_empty() || alone.cursors.keys().any(|kind| !alone.news(kind).is_empty()) {
-            self.go(alone, &Move::Tell(0));
-            self.go(alone, &Move::Answer(0, Outcome::Fine));
+        self.quiet(alone);
+    }
+
+    fn quiet(&self, alone: &mut Alone) {
+        let mut steps = 0;
+        loop {
+            self.others.iter().for_each(|deed| deed(alone));
+            if alone.flying.is_empty() && alone.cursors.keys().all(|kind| alone.news(kind).is_empty()) {
+                return;
+            }
+            while !alone.flying.is_empty() || alone.cursors.keys().any(|kind| !alone.news(kind).is_empty()) {
+                self.go(alone, &Move::Tell(0));
+                self.go(alone, &Move::Answer(0, Outcome::Fine));
+                steps += 1;
+                assert!(steps < 1000, "no rest: {:?}", alone.flying);
+            }
         }
     }
 }
@@ -359,7 +377,10 @@ impl Alone {
     pub fn put(&mut self, given: &Value) {
         let new = object(given.clone());
         let key = new.key();
-        let _ = self.write(&Write::create(new));
+        let made = self.write(&Write::create(new));
+        // Only a part of an object is a change of one that is there.
+        let whole = given.get("apiVersion").is_some();
+        assert!(!whole || self.store.object(&key).is_some(), "cannot be made: {made:?}");
         for subresource in [Subresource::None, Subresource::Status] {
             let _ = self.write(&Write::Patch { key: key.clone(), patch: Patch::Merge(given.clone()), subresource });
         }

@@ -15,6 +15,8 @@ fn scene() -> Scene {
     manual["spec"]["storageClassName"] = json!("now");
     Scene {
         make: || Controller::Expand(Expand::default()),
+        prepared: Vec::new(),
+        others: Vec::new(),
         deeds: vec![
             put(class("now", "ebs.csi.aws.com", "Immediate")),
             put(manual),

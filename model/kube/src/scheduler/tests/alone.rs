@@ -14,12 +14,15 @@ use crate::write::Write;
 
 const CLASS: &str = "late";
 
+/// Of each zone one volume for anybody and one for a ReadWriteOncePod claim.
+const VOLUMES: [&str; 4] = ["v-a", "v-b", "p-a", "p-b"];
+
 /// A volume in the zone that its name ends with.
 fn zonal(name: &str) -> Value {
     let mut volume = volume(name, &format!("vol-{name}"), "1Gi");
     let zone = format!("us-east-1{}", &name[name.len() - 1..]);
     volume["spec"]["storageClassName"] = json!(CLASS);
-    volume["spec"]["accessModes"] = json!(["ReadWriteOnce", "ReadWriteOncePod"]);
+    volume["spec"]["accessModes"] = json!([if name.starts_with('p') { "ReadWriteOncePod" } else { "ReadWriteOnce" }]);
     volume["spec"]["nodeAffinity"] = json!({"required": {"nodeSelectorTerms": [
         {"matchExpressions": [{"key": "topology.ebs.csi.aws.com/zone", "operator": "In", "values": [zone]}]}]}});
     volume
@@ -60,9 +63,33 @@ fn rule(alone: &Alone, effect: &Effect) {
     }
 }
 
+/// The PV controller ends what the scheduler has begun.
+fn pv_controller(alone: &mut Alone) {
+    for volume in VOLUMES {
+        let Some(found) = alone.store.get::<PersistentVolume>("", volume) else { continue };
+        let claim = found.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()).and_then(|claim| claim.name.clone());
+        let Some(claim) = claim else { continue };
+        alone.put(&json!({"kind": "PersistentVolumeClaim",
+                        "metadata": {"name": claim, "namespace": "default", "annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+                        "spec": {"volumeName": volume}, "status": {"phase": "Bound"}}));
+    }
+}
+
 fn scene() -> Scene {
     Scene {
         make: || Controller::Scheduler(Scheduler::default()),
+        prepared: vec![
+            put(node("node-a", "True")),
+            put(node("node-b", "True")),
+            put(class(CLASS, "ebs.csi.aws.com", "WaitForFirstConsumer")),
+            put(zonal("v-a")),
+            put(zonal("v-b")),
+            put(zonal("p-a")),
+            put(zonal("p-b")),
+            put(claim("c", CLASS, "ReadWriteOncePod", "1Gi")),
+            put(claim("d", CLASS, "ReadWriteOnce", "1Gi")),
+        ],
+        others: vec![Box::new(pv_controller)],
         deeds: vec![
             put(node("node-a", "True")),
             put(node("node-b", "True")),
@@ -70,22 +97,15 @@ fn scene() -> Scene {
             put(class(CLASS, "ebs.csi.aws.com", "WaitForFirstConsumer")),
             put(zonal("v-a")),
             put(zonal("v-b")),
+            put(zonal("p-a")),
+            put(zonal("p-b")),
             gone(Kind::PersistentVolume, "", "v-a"),
             put(claim("c", CLASS, "ReadWriteOncePod", "1Gi")),
             put(claim("d", CLASS, "ReadWriteOnce", "1Gi")),
-            bind("c", "v-b"),
+            bind("c", "p-b"),
             bind("d", "v-a"),
-            // The PV controller ends what the scheduler has begun.
-            Box::new(|alone| {
-                for volume in ["v-a", "v-b"] {
-                    let Some(found) = alone.store.get::<PersistentVolume>("", volume) else { continue };
-                    let claim = found.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()).and_then(|claim| claim.name.clone());
-                    let Some(claim) = claim else { continue };
-                    alone.put(&json!({"kind": "PersistentVolumeClaim",
-                        "metadata": {"name": claim, "namespace": "default", "annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
-                        "spec": {"volumeName": volume}, "status": {"phase": "Bound"}}));
-                }
-            }),
+            Box::new(pv_controller),
+            Box::new(pv_controller),
             gone(Kind::PersistentVolumeClaim, "default", "c"),
             put(pod("app", "c")),
             put(pod("twin", "c")),
@@ -95,13 +115,24 @@ fn scene() -> Scene {
         ],
         rule,
         rest: |alone| {
-            // What can go somewhere has gone: a claim bound to v-a, its node there.
-            let Some(pod) = alone.store.object(&Key::new(Kind::Pod, "default", "other")).and_then(|pod| pod.get::<Pod>()) else { return };
-            let claim = alone.store.get::<PersistentVolumeClaim>("default", "d");
-            let bound = claim.is_some_and(|claim| claim.spec.as_ref().unwrap().volume_name.as_deref() == Some("v-a"));
-            let there = |kind, name: &str| alone.store.object(&Key::new(kind, "", name)).is_some();
-            if bound && there(Kind::PersistentVolume, "v-a") && there(Kind::Node, "node-a") {
-                assert_eq!(node_of(pod), "node-a");
+            // What can go somewhere has gone: to the node of its claim's volume, unless another pod has the ReadWriteOncePod claim.
+            for (name, claim) in [("other", "d"), ("app", "c"), ("twin", "c")] {
+                let Some(pod) = alone.store.get::<Pod>("default", name) else { continue };
+                let Some(claim) = alone.store.get::<PersistentVolumeClaim>("default", claim) else { continue };
+                let spec = claim.spec.as_ref().unwrap();
+                let Some(volume) = spec.volume_name.as_deref() else { continue };
+                let node = format!("node-{}", &volume[volume.len() - 1..]);
+                let there = |kind, name: &str| alone.store.object(&Key::new(kind, "", name)).is_some();
+                let rival = alone.store.list::<Pod>().any(|other| {
+                    name != "other"
+                        && other.metadata.name != pod.metadata.name
+                        && claims_of(other).eq(claims_of(pod))
+                        && !is_finished(other)
+                });
+                let leaving = pod.metadata.deletion_timestamp.is_some() || claim.metadata.deletion_timestamp.is_some();
+                if there(Kind::PersistentVolume, volume) && there(Kind::Node, &node) && !rival && !leaving {
+                    assert_eq!(node_of(pod), node, "{name} beside {volume}");
+                }
             }
         },
     }

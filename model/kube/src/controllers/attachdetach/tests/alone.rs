@@ -108,6 +108,14 @@ fn scene() -> Scene {
     deeds.push(gone(Kind::Node, "", "node-b"));
     Scene {
         make: || Controller::AttachDetach(AttachDetach::default()),
+        prepared: vec![
+            put(volume("v", "vol-1", "1Gi")),
+            put(claim("c", "", "ReadWriteOnce", "1Gi")),
+            bind("c", "v"),
+            put(node("node-a", "True")),
+            put(node("node-b", "True")),
+        ],
+        others: Vec::new(),
         deeds,
         rule,
         rest: |alone| {

@@ -96,6 +96,8 @@ fn scene() -> Scene {
     deeds.push(gone(Kind::VolumeAttachment, "", "v-node-a"));
     Scene {
         make: || Controller::Attacher(Attacher::new(Driver::ebs())),
+        prepared: Vec::new(),
+        others: Vec::new(),
         deeds,
         rule,
         rest: |alone| {

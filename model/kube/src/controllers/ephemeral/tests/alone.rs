@@ -21,6 +21,8 @@ fn scene() -> Scene {
     two["spec"]["volumes"].as_array_mut().unwrap().push(second);
     Scene {
         make: || Controller::Ephemeral(Ephemeral::default()),
+        prepared: Vec::new(),
+        others: Vec::new(),
         deeds: vec![
             put(ephemeral()),
             put(two),

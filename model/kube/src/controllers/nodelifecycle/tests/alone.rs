@@ -66,6 +66,8 @@ fn scene() -> Scene {
     forever["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
     Scene {
         make: || Controller::NodeLifecycle(NodeLifecycle::default()),
+        prepared: Vec::new(),
+        others: Vec::new(),
         deeds: vec![
             put(node("node-a", "True")),
             put(node("node-a", "False")),

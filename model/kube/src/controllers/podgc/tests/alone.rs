@@ -47,6 +47,8 @@ fn scene() -> Scene {
     well["spec"] = json!({"taints": null});
     Scene {
         make: || Controller::PodGc(PodGc::default()),
+        prepared: Vec::new(),
+        others: Vec::new(),
         deeds: vec![
             put(well),
             put(out),

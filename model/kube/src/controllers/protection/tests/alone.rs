@@ -25,6 +25,8 @@ fn used(told: &Cache, claim: &str) -> bool {
 fn claims() -> Scene {
     Scene {
         make: || Controller::ClaimProtection(ClaimProtection::default()),
+        prepared: Vec::new(),
+        others: Vec::new(),
         deeds: vec![
             put(claim("c", "", "ReadWriteOnce", "1Gi")),
             put(claim("d", "", "ReadWriteOnce", "1Gi")),
@@ -68,6 +70,8 @@ fn is_bound(volume: &PersistentVolume) -> bool {
 fn volumes() -> Scene {
     Scene {
         make: || Controller::VolumeProtection(VolumeProtection::default()),
+        prepared: Vec::new(),
+        others: Vec::new(),
         deeds: vec![
             put(volume("v", "vol-1", "1Gi")),
             phase("v", "Bound"),

@@ -107,6 +107,8 @@ fn delete_one() -> alone::Deed {
 fn scene() -> Scene {
     Scene {
         make: || Controller::Provisioner(Provisioner::new(Driver::ebs())),
+        prepared: Vec::new(),
+        others: Vec::new(),
         deeds: vec![
             put(class("now", "ebs.csi.aws.com", "Immediate")),
             put(class("late", "ebs.csi.aws.com", "WaitForFirstConsumer")),

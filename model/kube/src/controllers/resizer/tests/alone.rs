@@ -51,6 +51,13 @@ fn scene() -> Scene {
     manual["spec"]["storageClassName"] = json!("now");
     Scene {
         make: || Controller::Resizer(Resizer::new(Driver::ebs())),
+        prepared: vec![
+            put(class("now", "ebs.csi.aws.com", "Immediate")),
+            put(manual.clone()),
+            put(claim("c", "now", "ReadWriteOnce", "1Gi")),
+            bind("c", "v"),
+        ],
+        others: Vec::new(),
         deeds: vec![
             put(class("now", "ebs.csi.aws.com", "Immediate")),
             put(manual),
