@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use emulator_kube::controllers::Controller;
 
 /// The EBS and EFS storage path of Amazon EKS on one machine: real AWS API, real block devices, real mounts.
 #[derive(Parser)]
@@ -94,6 +95,23 @@ pub enum Auth {
     Verify,
 }
 
+fn controllers_help() -> String {
+    format!(
+        "Switch controllers off, to run others in their place, such as the real sidecars: --controllers=-provisioner,-attacher. Names: {}",
+        Controller::NAMES.join(", ")
+    )
+}
+
+/// `-provisioner` → `provisioner`, the way kube-controller-manager writes it.
+fn controller_off(given: &str) -> Result<String, String> {
+    let name = given.strip_prefix('-');
+    match name.filter(|name| Controller::NAMES.contains(name)) {
+        Some(name) => Ok(name.to_owned()),
+        None if Controller::NAMES.contains(&given) => Err(format!("controllers are only switched off: write -{given}")),
+        None => Err(format!("there is no such controller; there are: -{}", Controller::NAMES.join(", -"))),
+    }
+}
+
 #[derive(Args, Clone)]
 pub struct UpArgs {
     #[command(flatten)]
@@ -128,9 +146,9 @@ pub struct UpArgs {
     /// Serve the APIs only: no nodes, and attachments are records without a device.
     #[arg(long)]
     pub no_nodes: bool,
-    /// Switch controllers off, to run others in their place: `--controllers=-provisioner,-attacher`.
-    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, value_name = "-NAME,…")]
-    pub controllers: Vec<String>,
+    #[arg(long = "controllers", help = controllers_help(), value_delimiter = ',', allow_hyphen_values = true)]
+    #[arg(value_name = "-NAME,…", value_parser = controller_off)]
+    pub controllers_off: Vec<String>,
     /// Use this EBS CSI driver's controller service instead of the built-in one: `unix:///path/csi.sock`.
     #[arg(long, value_name = "SOCKET")]
     pub ebs_driver: Option<String>,
@@ -239,4 +257,37 @@ pub enum NodeCommand {
         #[arg(long)]
         config: PathBuf,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn up(args: &[&str]) -> Result<UpArgs, String> {
+        let line = ["ebbtide", "up"].iter().chain(args);
+        match Cli::try_parse_from(line).map_err(|error| error.to_string())?.command {
+            Command::Up(args) => Ok(args),
+            _ => Err("not up".to_owned()),
+        }
+    }
+
+    #[test]
+    fn controllers_are_switched_off_by_a_minus() {
+        assert!(up(&[]).unwrap().controllers_off.is_empty());
+        assert_eq!(up(&["--controllers=-provisioner,-attacher"]).unwrap().controllers_off, ["provisioner", "attacher"]);
+        assert_eq!(up(&["--controllers", "-pv-binder"]).unwrap().controllers_off, ["pv-binder"]);
+        let refused = |given: &str| up(&[given]).err().unwrap();
+        assert!(refused("--controllers=resizer").contains("write -resizer"));
+        let unknown = refused("--controllers=-provisionr");
+        assert!(Controller::NAMES.iter().all(|name| unknown.contains(&format!("-{name}"))), "{unknown}");
+        assert!(refused("--controllers=--resizer").contains("no such controller"));
+    }
+
+    #[test]
+    fn help_names_the_controllers() {
+        use clap::CommandFactory;
+        let help = Cli::command().find_subcommand_mut("up").unwrap().render_long_help().to_string();
+        // The help is wrapped; names stand whole in it.
+        assert!(Controller::NAMES.iter().all(|name| help.contains(name)), "{help}");
+    }
 }

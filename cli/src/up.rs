@@ -1,6 +1,6 @@
 //! `ebbtide up`: everything in one process, and the nodes beside it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -131,17 +131,6 @@ fn socket(given: &str) -> anyhow::Result<PathBuf> {
     Ok(PathBuf::from(path))
 }
 
-/// `-provisioner` → `provisioner`.
-fn controllers_off(given: &[String]) -> anyhow::Result<BTreeSet<String>> {
-    given
-        .iter()
-        .map(|name| match name.strip_prefix('-') {
-            Some(off) if !off.is_empty() => Ok(off.to_owned()),
-            _ => bail!("--controllers switches controllers off: write -{name} for {name}"),
-        })
-        .collect()
-}
-
 async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
     let started = Instant::now();
     let mut signals = Signals::new()?;
@@ -163,6 +152,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let aws_listener = bind("the AWS endpoint", "--listen", args.listen, last.as_ref().map(|up| up.aws))?;
     let kube_listener = bind("the Kubernetes API", "--kube-listen", args.kube_listen, last.as_ref().map(|up| up.kube))?;
+    let metadata = crate::metadata::bind(places, &world.nodes())?;
     let aws = emulator_aws::start(emulator_aws::Config {
         listener: aws_listener,
         places: places.clone(),
@@ -179,6 +169,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
         no_devices: (!root).then(|| "ebbtide runs without root, which loop devices and mounts need; start it with sudo".to_owned()),
         journal: true,
         hosts: args.hosts.clone(),
+        metadata,
     })
     .await
     .context("starting the AWS endpoint")?;
@@ -209,7 +200,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
         listener: kube_listener,
         places: places.clone(),
         drivers,
-        controllers_off: controllers_off(&args.controllers)?,
+        controllers_off: args.controllers_off.iter().cloned().collect(),
     })
     .await
     .context("starting the Kubernetes API")?;
@@ -314,13 +305,6 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn controllers_are_switched_off_by_a_minus() {
-        let off = controllers_off(&["-provisioner".into(), "-attacher".into()]).unwrap();
-        assert!(off.contains("provisioner") && off.contains("attacher"));
-        assert!(controllers_off(&["provisioner".into()]).unwrap_err().to_string().contains("-provisioner"));
-    }
 
     #[test]
     fn a_driver_is_a_socket() {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use model_kube::controllers::Controller;
+pub use model_kube::controllers::Controller;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -24,8 +24,7 @@ pub use backend::Backend;
 pub struct Config {
     /// CSI driver name → unix socket of its controller service.
     pub drivers: BTreeMap<String, PathBuf>,
-    /// Controllers that do not run, by name: `pv-binder`, `provisioner`, `attachdetach`, `attacher`, `resizer`, `pvc-protection`,
-    /// `pv-protection`, `ephemeral-volume`, `volume-expand`, `node-lifecycle`, `pod-gc`, `scheduler`.
+    /// Controllers that do not run, by name ([`Controller::NAMES`]).
     pub off: BTreeSet<String>,
 }
 

@@ -64,6 +64,22 @@ macro_rules! each {
 }
 
 impl Controller {
+    /// The names of all controllers, by which they are switched off.
+    pub const NAMES: [&'static str; 12] = [
+        "pv-binder",
+        "provisioner",
+        "attachdetach",
+        "attacher",
+        "resizer",
+        "pvc-protection",
+        "pv-protection",
+        "ephemeral-volume",
+        "volume-expand",
+        "node-lifecycle",
+        "pod-gc",
+        "scheduler",
+    ];
+
     /// The controllers that need no driver.
     pub fn builtin() -> Vec<Self> {
         vec![
@@ -94,7 +110,7 @@ impl Controller {
         sidecars
     }
 
-    /// The name by which it is switched off: `pv-binder`, `provisioner`, …
+    /// The name by which it is switched off, one of [`Self::NAMES`].
     pub fn name(&self) -> &'static str {
         match self {
             Self::Binder(_) => "pv-binder",

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
+use crate::controllers::{Controller, Driver};
 use crate::object::{Key, Kind};
 use crate::testing::{World, claim, class, pod, volume};
 use crate::write::Write;
@@ -16,6 +17,15 @@ fn dynamic(world: &mut World) {
 
 fn phase(world: &World, kind: Kind, namespace: &str, name: &str) -> String {
     world.json(kind, namespace, name)["status"]["phase"].as_str().unwrap_or("gone").to_owned()
+}
+
+#[test]
+fn every_controller_has_its_name() {
+    let mut names: Vec<&str> = Controller::builtin().iter().chain(&Controller::sidecars(&Driver::ebs())).map(Controller::name).collect();
+    names.sort_unstable();
+    let mut listed = Controller::NAMES;
+    listed.sort_unstable();
+    assert_eq!(names, listed);
 }
 
 #[test]
