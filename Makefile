@@ -3,7 +3,7 @@ SHELL := /bin/bash
 TOOLS := $(CURDIR)/target/tools/bin
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test bench build check fmt clean-tools
+.PHONY: demo test test-sidecars bench build check fmt clean-tools
 
 # Installs what is missing, builds, and runs the workshop's four exercises on real devices.
 demo:
@@ -15,6 +15,12 @@ demo:
 test: check
 	cargo build -q -p ebbtide
 	EBBTIDE_BIN=$(CURDIR)/target/debug/ebbtide cargo test --workspace
+
+# The exercises with the real CSI sidecars in the place of our controllers; building them takes ten minutes the first time.
+test-sidecars:
+	@scripts/setup sidecars
+	cargo build -q -p ebbtide
+	EBBTIDE_BIN=$(CURDIR)/target/debug/ebbtide cargo test -p ebbtide-tests --test sidecars
 
 check:
 	@scripts/setup test
