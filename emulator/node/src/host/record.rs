@@ -29,7 +29,7 @@ pub(super) fn write(places: &Places, name: &str, record: Process) -> Result<(), 
 pub(super) const START_LIMIT: Duration = Duration::from_secs(15);
 
 /// Takes a node's lock; none: the node runs, or sets itself up.
-pub(super) fn lock(places: &Places, name: &str) -> Result<Option<File>, NodeError> {
+fn lock(places: &Places, name: &str) -> Result<Option<File>, NodeError> {
     let path = places.node(name).join("lock");
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(NodeError::file("opening", &path))?;
     match file.try_lock() {
@@ -39,18 +39,38 @@ pub(super) fn lock(places: &Places, name: &str) -> Result<Option<File>, NodeErro
     }
 }
 
-/// As [`find`]; waits for a node that sets itself up to say who it is.
-pub(super) fn find_starting(places: &Places, name: &str) -> Option<Process> {
+/// Whose a node is.
+pub(super) enum Held {
+    /// The node runs.
+    Running(Process),
+    /// Nobody has it; it is the caller's as long as the file is open.
+    Ours(File),
+}
+
+/// Finds the node or takes its lock; waits for a node that sets itself up to say who it is. The lock that shows that nobody is
+/// there is kept, not tried and taken again: a process that another thread forks meanwhile has a copy of it until it executes.
+pub(super) fn take(places: &Places, name: &str) -> Result<Held, NodeError> {
     let deadline = Instant::now() + START_LIMIT;
     loop {
         if let Some(process) = find(places, name) {
-            return Some(process);
+            return Ok(Held::Running(process));
         }
-        // A lock that can be taken, or no directory to have one in: nobody is there.
-        if !matches!(lock(places, name), Ok(None)) || Instant::now() >= deadline {
-            return None;
+        if let Some(lock) = lock(places, name)? {
+            return Ok(Held::Ours(lock));
+        }
+        if Instant::now() >= deadline {
+            return Err(NodeError::Runs(name.to_owned()));
         }
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// As [`find`]; waits for a node that sets itself up to say who it is.
+pub(super) fn find_starting(places: &Places, name: &str) -> Option<Process> {
+    // No directory to have a lock in: nobody is there.
+    match take(places, name) {
+        Ok(Held::Running(process)) => Some(process),
+        Ok(Held::Ours(_)) | Err(_) => None,
     }
 }
 
@@ -58,4 +78,34 @@ pub(super) fn find_starting(places: &Places, name: &str) -> Option<Process> {
 pub fn find(places: &Places, name: &str) -> Option<Process> {
     let json = std::fs::read(path(places, name)).ok()?;
     serde_json::from_slice::<Process>(&json).ok().filter(|record| record.is_alive())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// A process that another thread forks has a copy of the lock until it executes.
+    #[test]
+    fn a_lock_is_taken_while_other_threads_start_processes() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::new(dir.path());
+        std::fs::create_dir_all(places.node("n")).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // With a hook it forks, which `Command` otherwise avoids.
+                    let mut command = std::process::Command::new("true");
+                    // SAFETY: the hook does nothing.
+                    unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, || Ok(())) };
+                    assert!(command.status().unwrap().success());
+                }
+            });
+            let taken = (0..200).all(|_| matches!(take(&places, "n"), Ok(Held::Ours(_))));
+            done.store(true, Ordering::Relaxed);
+            assert!(taken);
+        });
+    }
 }

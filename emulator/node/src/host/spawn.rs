@@ -13,7 +13,7 @@ use emulator_common::places::Places;
 use emulator_common::process::Process;
 use nix::sys::signal::Signal;
 
-use super::record::{START_LIMIT, find_starting, lock};
+use super::record::{Held, START_LIMIT, find_starting, take};
 use super::{NodeError, chain};
 use crate::NodeConfig;
 
@@ -46,15 +46,21 @@ pub fn spawn(config: &NodeConfig, exe: &Path) -> Result<NodeProcess, NodeError> 
     }
     let config_path = dir.join("config.json");
     let json = serde_json::to_vec_pretty(config).map_err(|error| NodeError::Config(error.to_string()))?;
-    if let Some(process) = find_starting(&places, &config.name) {
-        let running = NodeProcess { name: config.name.clone(), process, adopted: true };
-        if std::fs::read(&config_path).is_ok_and(|old| old == json) {
-            return Ok(running);
-        }
-        running.stop(Duration::from_secs(30));
-    }
     // Held as long as one of the node's two processes lives: a node never runs twice.
-    let lock = lock(&places, &config.name)?.ok_or_else(|| NodeError::Runs(config.name.clone()))?;
+    let lock = match take(&places, &config.name)? {
+        Held::Ours(lock) => lock,
+        Held::Running(process) => {
+            let running = NodeProcess { name: config.name.clone(), process, adopted: true };
+            if std::fs::read(&config_path).is_ok_and(|old| old == json) {
+                return Ok(running);
+            }
+            running.stop(Duration::from_secs(30));
+            match take(&places, &config.name)? {
+                Held::Ours(lock) => lock,
+                Held::Running(_) => return Err(NodeError::Runs(config.name.clone())),
+            }
+        }
+    };
     std::fs::write(&config_path, &json).map_err(NodeError::file("writing", &config_path))?;
     let log_path = dir.join("log");
     let log = OpenOptions::new().create(true).append(true).open(&log_path).map_err(NodeError::file("opening", &log_path))?;
