@@ -6,6 +6,7 @@ mod demo;
 mod doctor;
 mod efs;
 mod env;
+mod metadata;
 mod node;
 mod output;
 mod run;

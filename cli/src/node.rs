@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use emulator_common::places::Places;
 use emulator_node::NodeConfig;
+use emulator_node::config::MetadataEndpoints;
 use model_aws::world::Node;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,7 @@ impl Supervisor {
                 labels: node.labels.clone(),
                 aws_endpoint: aws_endpoint.to_owned(),
                 kubeconfig: Some(kubeconfig.to_owned()),
+                metadata: crate::metadata::endpoints(places, &node.instance_id),
                 data: places.data().to_owned(),
                 drivers: Default::default(),
                 first_loop: 1000,
@@ -129,9 +131,14 @@ pub struct NodeState {
     pub pid: Option<i32>,
     /// Switched off by `ebbtide node kill`.
     pub off: bool,
+    /// Where its instance metadata service is.
+    pub metadata: Option<MetadataEndpoints>,
 }
 
 impl NodeState {
+    /// The titles of [`NodeState::row`].
+    pub const COLUMNS: [&str; 6] = ["NODE", "INSTANCE", "ZONE", "PID", "STATE", "METADATA"];
+
     pub fn row(&self) -> Vec<String> {
         let state = match (self.pid, self.off) {
             (Some(_), _) => "running",
@@ -139,7 +146,8 @@ impl NodeState {
             (None, false) => "stopped",
         };
         let pid = self.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-        vec![self.name.clone(), self.instance_id.clone(), self.zone.clone(), pid, state.to_owned()]
+        let metadata = self.metadata.as_ref().map_or_else(|| "-".to_owned(), |metadata| metadata.node.clone());
+        vec![self.name.clone(), self.instance_id.clone(), self.zone.clone(), pid, state.to_owned(), metadata]
     }
 }
 
@@ -152,6 +160,7 @@ pub fn list(places: &Places) -> Vec<NodeState> {
         .map(|node| NodeState {
             pid: emulator_node::find(places, &node.name).map(|record| record.pid),
             off: places.node(&node.name).join(OFF).exists(),
+            metadata: crate::metadata::endpoints(places, &node.instance_id),
             name: node.name,
             instance_id: node.instance_id,
             zone: node.zone,
@@ -216,7 +225,7 @@ fn ls(data: &DataArgs) -> anyhow::Result<ExitCode> {
     let nodes = list(&data.places()?);
     crate::output::print(data.output, &nodes, |nodes| {
         let rows: Vec<_> = nodes.iter().map(NodeState::row).collect();
-        crate::output::table(&["NODE", "INSTANCE", "ZONE", "PID", "STATE"], &rows)
+        crate::output::table(&NodeState::COLUMNS, &rows)
     })?;
     Ok(ExitCode::SUCCESS)
 }

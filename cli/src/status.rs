@@ -88,7 +88,7 @@ fn text(status: &Status) -> String {
     );
     if !status.node_processes.is_empty() {
         let rows: Vec<_> = status.node_processes.iter().map(NodeState::row).collect();
-        out.push_str(&format!("\n{}", table(&["NODE", "INSTANCE", "ZONE", "PID", "STATE"], &rows)));
+        out.push_str(&format!("\n{}", table(&NodeState::COLUMNS, &rows)));
     }
     if !status.loop_devices.is_empty() {
         let rows: Vec<_> = status.loop_devices.iter().map(|device| vec![device.device.clone(), device.file.clone()]).collect();
@@ -144,7 +144,8 @@ pub fn down(args: &DataArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// What in a data directory is ebbtide's: nothing else is deleted.
-const OURS: [&str; 10] = ["state", "volumes", "snapshots", "efs", "kube", "nodes", "journal", "world.yaml", "up.json", "up.log"];
+const OURS: [&str; 11] =
+    ["state", "metadata", "volumes", "snapshots", "efs", "kube", "nodes", "journal", "world.yaml", "up.json", "up.log"];
 
 pub fn reset(args: &ResetArgs) -> anyhow::Result<ExitCode> {
     let places = args.data.places()?;

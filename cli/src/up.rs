@@ -152,6 +152,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let aws_listener = bind("the AWS endpoint", "--listen", args.listen, last.as_ref().map(|up| up.aws))?;
     let kube_listener = bind("the Kubernetes API", "--kube-listen", args.kube_listen, last.as_ref().map(|up| up.kube))?;
+    let metadata = crate::metadata::bind(places, &world.nodes())?;
     let aws = emulator_aws::start(emulator_aws::Config {
         listener: aws_listener,
         places: places.clone(),
@@ -168,6 +169,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
         no_devices: (!root).then(|| "ebbtide runs without root, which loop devices and mounts need; start it with sudo".to_owned()),
         journal: true,
         hosts: args.hosts.clone(),
+        metadata,
     })
     .await
     .context("starting the AWS endpoint")?;

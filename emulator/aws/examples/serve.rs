@@ -40,6 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             no_devices: None,
             journal,
             hosts: Vec::new(),
+            metadata: Vec::new(),
         };
         let running = start(config).await?;
         println!("http://{}", running.addr);

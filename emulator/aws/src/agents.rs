@@ -35,6 +35,9 @@ pub async fn serve(ctx: Arc<Ctx>, mut socket: WebSocket) {
         return;
     }
     tracing::info!(%instance, node = %hello.node_name, devices = hello.devices.len(), "an agent connected");
+    if let Some(boot) = hello.boot.clone() {
+        ctx.engine.tell(Input::Ec2(ec2::Input::Started { instance: instance.as_str().into(), boot }));
+    }
     ctx.engine.tell(Input::Ec2(connected(hello)));
     let mut ping = tokio::time::interval(PING);
     let mut silent = 0u8;

@@ -1,6 +1,8 @@
 //! Signatures (AWS Signature Version 4, in headers). By default they are read for the service and the key's name only;
 //! [`Auth::Verify`] checks them.
 
+mod session;
+
 use std::collections::BTreeMap;
 
 use hmac::{Hmac, Mac};
@@ -8,6 +10,8 @@ use http::request::Parts;
 use http::{HeaderMap, header};
 use model_aws::At;
 use sha2::{Digest, Sha256};
+
+pub use session::{Credentials, Session};
 
 /// What is done about signatures.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +22,9 @@ pub enum Auth {
     /// Requests must be signed with one of these keys: access key id to secret.
     Verify { keys: BTreeMap<String, String> },
 }
+
+/// The header of a temporary key's token.
+pub const SESSION_TOKEN: &str = "x-amz-security-token";
 
 /// How far a request's time may be from ours.
 const MAX_SKEW_MS: i64 = 15 * 60 * 1000;
@@ -61,6 +68,11 @@ pub enum Denied {
     Missing,
     #[error("AWS was not able to validate the provided access credentials")]
     UnknownKey,
+    /// The session token is not of the key, or not of this endpoint.
+    #[error("The security token included in the request is invalid.")]
+    UnknownToken,
+    #[error("The security token included in the request is expired")]
+    Expired,
     #[error(
         "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details."
     )]
@@ -70,25 +82,20 @@ pub enum Denied {
 }
 
 impl Auth {
-    /// The secret of a temporary access key, which STS gives out. It is made from a configured secret, so that nobody can guess
-    /// it and nothing need be kept.
-    pub fn session_secret(&self, access_key: &str) -> String {
-        let root = match self {
-            Auth::Verify { keys } => keys.values().next().map_or("", String::as_str),
-            Auth::Accept => "test",
-        };
-        // 40 characters, as AWS's secrets have.
-        hex::encode(&hmac(format!("ebbtide session {root}").as_bytes(), access_key.as_bytes())[..20])
-    }
-
     /// Checks a request with its whole body.
     pub fn check(&self, at: At, parts: &Parts, body: &[u8]) -> Result<(), Denied> {
         let Auth::Verify { keys } = self else { return Ok(()) };
         let credential = Credential::of(&parts.headers).ok_or(Denied::Missing)?;
         let secret = match keys.get(credential.access_key) {
             Some(secret) => secret.clone(),
-            None if credential.access_key.starts_with("ASIA") => self.session_secret(credential.access_key),
-            None => return Err(Denied::UnknownKey),
+            None => {
+                let token = parts.headers.get(SESSION_TOKEN).ok_or(Denied::UnknownKey)?.to_str().unwrap_or_default();
+                let session = self.session(credential.access_key, token).ok_or(Denied::UnknownToken)?;
+                if session.expires <= at {
+                    return Err(Denied::Expired);
+                }
+                self.session_secret(credential.access_key)
+            }
         };
         let time = parts.headers.get("x-amz-date").and_then(|value| value.to_str().ok()).ok_or(Denied::Missing)?;
         let signed_at = jiff::fmt::strtime::parse("%Y%m%dT%H%M%SZ", time)
@@ -115,7 +122,8 @@ impl Auth {
     }
 }
 
-fn mac(key: &[u8], text: &[u8]) -> Hmac<Sha256> {
+/// The MAC of a text.
+pub(crate) fn mac(key: &[u8], text: &[u8]) -> Hmac<Sha256> {
     // HMAC takes keys of every length: this cannot fail.
     #[allow(clippy::expect_used)]
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of every length");
@@ -202,12 +210,17 @@ mod tests {
     }
 
     #[test]
-    fn a_session_has_a_secret_that_depends_on_the_configured_one() {
-        let (_, auth) = example();
-        let other = Auth::Verify { keys: BTreeMap::from([("AKIDEXAMPLE".to_owned(), "x".to_owned())]) };
-        assert_eq!(auth.session_secret("ASIA1").len(), 40);
-        assert_ne!(auth.session_secret("ASIA1"), other.session_secret("ASIA1"));
-        assert_ne!(auth.session_secret("ASIA1"), auth.session_secret("ASIA2"));
+    fn a_temporary_key_needs_its_token_in_its_time() {
+        let (mut parts, auth) = example();
+        let issued = auth.issue(&Session { role: None, name: "s".into(), account: "000000000000".into(), expires: At(THEN.0 + 1) });
+        let header = parts.headers["authorization"].to_str().unwrap().replace("AKIDEXAMPLE", &issued.access_key_id);
+        parts.headers.insert("authorization", header.parse().unwrap());
+        assert_eq!(auth.check(THEN, &parts, b""), Err(Denied::UnknownKey));
+        parts.headers.insert(SESSION_TOKEN, "nonsense".parse().unwrap());
+        assert_eq!(auth.check(THEN, &parts, b""), Err(Denied::UnknownToken));
+        parts.headers.insert(SESSION_TOKEN, issued.session_token.parse().unwrap());
+        assert_eq!(auth.check(THEN, &parts, b""), Err(Denied::Mismatch), "known, but signed with another secret");
+        assert_eq!(auth.check(At(THEN.0 + 1), &parts, b""), Err(Denied::Expired));
     }
 
     #[test]

@@ -30,6 +30,12 @@ struct Event<'a> {
     record: Option<&'a RawValue>,
 }
 
+/// A time to the second: `2026-11-23T04:00:00Z`.
+pub fn seconds(at: At) -> String {
+    let whole = timestamp(at);
+    format!("{}Z", whole.get(..19).unwrap_or(&whole))
+}
+
 /// A time as AWS writes it: `2026-11-23T04:00:00.123Z`.
 pub fn timestamp(at: At) -> String {
     match jiff::Timestamp::from_millisecond(at.0) {

@@ -2,9 +2,12 @@
 //! tag. So requests whose `Host` is not one of ours (DNS rebinding), whose `Origin` is foreign, or which a browser marks as
 //! sent by another site are refused.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderValue, Uri, header};
+
+/// Where a real instance finds its metadata service; an agent in a real node may lead that address here.
+const METADATA: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
 
 /// The names under which this endpoint is called.
 #[derive(Debug, Clone)]
@@ -61,7 +64,7 @@ impl Guard {
         };
         if let Ok(ip) = name.parse::<IpAddr>() {
             // A wildcard listener is reached by any address of the machine; an address cannot be rebound.
-            return ip.is_loopback() || ip == self.listen || self.listen.is_unspecified();
+            return ip.is_loopback() || ip == self.listen || self.listen.is_unspecified() || ip == METADATA;
         }
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         name == "localhost" || name.ends_with(".localhost") || self.hosts.contains(&name)

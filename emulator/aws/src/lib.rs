@@ -16,6 +16,7 @@ mod error;
 mod events;
 mod guard;
 pub mod hub;
+pub mod imds;
 mod kms;
 mod metrics;
 mod query;
@@ -60,6 +61,8 @@ pub struct Config {
     pub journal: bool,
     /// Names beyond localhost by which clients call: `host.docker.internal`.
     pub hosts: Vec<String>,
+    /// Where the instances' metadata services listen.
+    pub metadata: Vec<imds::Listeners>,
 }
 
 /// Why the endpoint did not start.
@@ -94,12 +97,12 @@ pub struct Running {
     pub engine: Engine,
     ctx: Arc<Ctx>,
     stopping: CancellationToken,
-    serving: tokio::task::JoinHandle<()>,
+    serving: Vec<tokio::task::JoinHandle<()>>,
 }
 
 /// Opens the state, observes the disk, recovers, serves.
 pub async fn start(config: Config) -> Result<Running, StartError> {
-    let Config { listener, places, mut world, profile, auth, devices, no_devices, journal, hosts } = config;
+    let Config { listener, places, mut world, profile, auth, devices, no_devices, journal, hosts, metadata } = config;
     let io = |operation: &str| {
         let operation = operation.to_owned();
         move |source| StartError::Io { operation, source }
@@ -129,6 +132,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     ctx.booted(blocks, trees).into_iter().for_each(|input| engine.tell(input));
 
     let stopping = CancellationToken::new();
+    let key = ctx.places.metadata().join("key");
+    let imds = imds::serve(metadata, &ctx, &auth, &key, &stopping).map_err(io("serve the instances' metadata"))?;
     let server = Arc::new(Server {
         ctx: ctx.clone(),
         metrics: metrics::Metrics::default(),
@@ -143,10 +148,11 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let router = Router::new().fallback(move |request: axum::extract::Request| server::serve(server.clone(), request));
     let service = router.into_make_service_with_connect_info::<server::Peer>();
     let stop = stopping.clone();
-    let serving = tokio::spawn(async move {
+    let mut serving = imds;
+    serving.push(tokio::spawn(async move {
         // `axum::serve` ends only by the shutdown; its error type is never made.
         let _ = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await;
-    });
+    }));
     Ok(Running { addr, engine, ctx, stopping, serving })
 }
 
@@ -167,9 +173,9 @@ impl Running {
         for instance in self.ctx.hub.instances() {
             self.ctx.hub.disconnect(&instance);
         }
-        let abort = self.serving.abort_handle();
-        if tokio::time::timeout(STOP, self.serving).await.is_err() {
-            abort.abort();
+        let aborts: Vec<_> = self.serving.iter().map(tokio::task::JoinHandle::abort_handle).collect();
+        if tokio::time::timeout(STOP, futures::future::join_all(self.serving)).await.is_err() {
+            aborts.iter().for_each(tokio::task::AbortHandle::abort);
         }
         self.engine.stop().await;
     }

@@ -15,7 +15,7 @@ use http::{Method, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{Auth, Credential, Denied};
+use crate::auth::{Auth, Credential, Denied, SESSION_TOKEN};
 use crate::ctx::Ctx;
 use crate::efs::EfsError;
 use crate::engine::now;
@@ -204,8 +204,9 @@ async fn query(server: &Arc<Server>, service: &mut Service, parts: &mut Parts, b
     };
     let result = if *service == Service::Sts {
         let id = xml::request_id();
-        let access_key = credential.map(|credential| credential.access_key);
-        sts::handle(&server.ctx, &server.auth, &name, params, access_key, now(), &id).map(|text| xml::respond(200, &id, |_| text))
+        let token = parts.headers.get(SESSION_TOKEN).and_then(|value| value.to_str().ok());
+        let session = credential.zip(token).and_then(|(credential, token)| server.auth.session(credential.access_key, token));
+        sts::handle(&server.ctx, &server.auth, &name, params, session.as_ref(), now(), &id).map(|text| xml::respond(200, &id, |_| text))
     } else {
         ec2::handle(&server.ctx, &name, params).await.map(xml::XmlBody::into_response)
     };
@@ -226,6 +227,9 @@ fn deny(service: Service, denied: &Denied) -> Response {
     let (status, query, rest) = match denied {
         Denied::Missing => (401, "MissingAuthenticationToken", "MissingAuthenticationTokenException"),
         Denied::UnknownKey => (401, "AuthFailure", "UnrecognizedClientException"),
+        Denied::UnknownToken => (403, "InvalidClientTokenId", "UnrecognizedClientException"),
+        Denied::Expired if service == Service::Ec2 => (400, "RequestExpired", ""),
+        Denied::Expired => (403, "ExpiredToken", "ExpiredTokenException"),
         Denied::Mismatch => (403, "SignatureDoesNotMatch", "InvalidSignatureException"),
         Denied::Skewed(_) => (400, "RequestExpired", "InvalidSignatureException"),
     };

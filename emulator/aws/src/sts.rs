@@ -1,11 +1,11 @@
-//! STS: who calls, and credentials that look like credentials. Nothing is secret here; what is given back is accepted.
+//! STS: who calls, and temporary credentials, which every service here accepts.
 
 use serde::{Deserialize, Serialize};
 
-use crate::auth::Auth;
+use crate::auth::{self, Auth, Session};
 use crate::ctx::Ctx;
 use crate::error::Ec2Error;
-use crate::events::timestamp;
+use crate::events::seconds;
 use crate::query::Params;
 use crate::xml;
 use model_aws::At;
@@ -33,7 +33,7 @@ struct Credentials {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Session {
+struct SessionToken {
     credentials: Credentials,
 }
 
@@ -69,13 +69,13 @@ struct AssumeRole {
 const IGNORED: [&str; 9] =
     ["ExternalId", "Policy", "PolicyArns", "Tags", "TransitiveTagKeys", "SerialNumber", "TokenCode", "SourceIdentity", "ProviderId"];
 
-/// Answers one action; `access_key` is the caller's, where the request was signed.
+/// Answers one action; `caller` is whose temporary credentials signed it.
 pub fn handle(
     ctx: &Ctx,
     auth: &Auth,
     action: &str,
     mut params: Params,
-    access_key: Option<&str>,
+    caller: Option<&Session>,
     at: At,
     request_id: &str,
 ) -> Result<String, Ec2Error> {
@@ -83,13 +83,16 @@ pub fn handle(
     params.forget(&IGNORED);
     match action {
         "GetCallerIdentity" => {
-            let (arn, user_id) = match access_key.and_then(role_of) {
-                Some((role, session)) => {
-                    (format!("arn:aws:sts::{account}:assumed-role/{role}/{session}"), format!("{}:{session}", role_id(&role)))
+            let identity = match caller {
+                Some(Session { role: Some(role), name, account, .. }) => Identity {
+                    arn: format!("arn:aws:sts::{account}:assumed-role/{role}/{name}"),
+                    user_id: format!("{}:{name}", role_id(role)),
+                    account: account.clone(),
+                },
+                Some(Session { role: None, .. }) | None => {
+                    Identity { arn: format!("arn:aws:iam::{account}:root"), user_id: account.clone(), account: account.clone() }
                 }
-                None => (format!("arn:aws:iam::{account}:root"), account.clone()),
             };
-            let identity = Identity { arn, user_id, account: account.clone() };
             xml::query_response(NAMESPACE, action, &identity, request_id)
         }
         "GetSessionToken" => {
@@ -99,9 +102,10 @@ pub fn handle(
                 duration_seconds: Option<u32>,
             }
             let request: GetSessionToken = params.read()?;
-            let credentials =
-                credentials(auth, at, duration(request.duration_seconds, 900..=129_600, 43_200)?, "ASIA0000000000000000".to_owned());
-            xml::query_response(NAMESPACE, action, &Session { credentials }, request_id)
+            let expires = after(at, duration(request.duration_seconds, 900..=129_600, 43_200)?);
+            let session = Session { role: None, name: String::new(), account: account.clone(), expires };
+            let credentials = credentials(auth, &session);
+            xml::query_response(NAMESPACE, action, &SessionToken { credentials }, request_id)
         }
         "AssumeRole" | "AssumeRoleWithWebIdentity" => {
             let request: AssumeRole = params.read()?;
@@ -111,13 +115,16 @@ pub fn handle(
                 return Err(Ec2Error::new("MissingParameter", "The request must contain the parameter WebIdentityToken"));
             }
             let seconds = duration(request.duration_seconds, 900..=43_200, 3600)?;
-            let session = &request.role_session_name;
+            let name = &request.role_session_name;
+            let account = role_account(&request.role_arn).unwrap_or(account);
+            let session =
+                Session { role: Some(role.to_owned()), name: name.clone(), account: account.to_owned(), expires: after(at, seconds) };
             let assumed = Assumed {
-                subject_from_web_identity_token: web.then(|| session.clone()),
-                credentials: credentials(auth, at, seconds, key_of(role, session)),
+                subject_from_web_identity_token: web.then(|| name.clone()),
+                credentials: credentials(auth, &session),
                 assumed_role_user: AssumedRoleUser {
-                    arn: format!("arn:aws:sts::{}:assumed-role/{role}/{session}", role_account(&request.role_arn).unwrap_or(account)),
-                    assumed_role_id: format!("{}:{session}", role_id(role)),
+                    arn: format!("arn:aws:sts::{account}:assumed-role/{role}/{name}"),
+                    assumed_role_id: format!("{}:{name}", role_id(role)),
                 },
                 packed_policy_size: None,
                 provider: web.then(|| "arn:aws:iam::oidc-provider/ebbtide".to_owned()),
@@ -126,6 +133,10 @@ pub fn handle(
         }
         _ => Err(Ec2Error::new("InvalidAction", format!("Could not find operation {action} for version 2011-06-15"))),
     }
+}
+
+fn after(at: At, seconds: u32) -> At {
+    At(at.0.saturating_add(i64::from(seconds) * 1000))
 }
 
 fn role_account(arn: &str) -> Option<&str> {
@@ -168,48 +179,26 @@ fn duration(asked: Option<u32>, range: std::ops::RangeInclusive<u32>, default: u
     ))
 }
 
-fn credentials(auth: &Auth, at: At, seconds: u32, access_key_id: String) -> Credentials {
-    let ends = At(at.0.saturating_add(i64::from(seconds) * 1000));
-    let whole = timestamp(ends);
-    Credentials {
-        secret_access_key: auth.session_secret(&access_key_id),
-        session_token: format!("ebbtide-{access_key_id}"),
-        access_key_id,
-        expiration: format!("{}Z", whole.get(..19).unwrap_or(&whole)),
-    }
+fn credentials(auth: &Auth, session: &Session) -> Credentials {
+    let auth::Credentials { access_key_id, secret_access_key, session_token, expires } = auth.issue(session);
+    Credentials { access_key_id, secret_access_key, session_token, expiration: seconds(expires) }
 }
 
-fn role_id(role: &str) -> String {
+/// The id of a role, from its name.
+pub fn role_id(role: &str) -> String {
+    unique_id("AROA", role)
+}
+
+/// An id as IAM gives its things: four letters for the kind and 17 more characters.
+pub fn unique_id(kind: &str, name: &str) -> String {
     let mut digest = model_common::digest::Digest::default();
-    digest.bytes(role.as_bytes());
-    format!("AROA0{digest}").to_ascii_uppercase()
-}
-
-/// The access key of a session names its role, so that `GetCallerIdentity` can say it without any state. Keys have 16 to 128
-/// characters: names too long for that are not in the key, too short ones are filled.
-fn key_of(role: &str, session: &str) -> String {
-    let names = hex::encode_upper(format!("{role}/{session}"));
-    if names.len() > 124 { role_id(role).replace("AROA", "ASIA") } else { format!("ASIA{names:0<12}") }
-}
-
-fn role_of(access_key: &str) -> Option<(String, String)> {
-    let text = String::from_utf8(hex::decode(access_key.strip_prefix("ASIA")?).ok()?).ok()?;
-    let (role, session) = text.trim_end_matches('\0').split_once('/')?;
-    Some((role.to_owned(), session.to_owned()))
+    digest.bytes(name.as_bytes());
+    format!("{kind}0{digest}").to_ascii_uppercase()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_session_key_names_its_role() {
-        assert_eq!(role_of(&key_of("efs-role", "aws-go-sdk-1")), Some(("efs-role".to_owned(), "aws-go-sdk-1".to_owned())));
-        assert_eq!(role_of(&key_of("a", "bc")), Some(("a".to_owned(), "bc".to_owned())));
-        assert!((16..=128).contains(&key_of("a", "bc").len()) && (16..=128).contains(&key_of(&"r".repeat(64), "session").len()));
-        assert_eq!(role_of("test"), None);
-        assert_eq!(role_of("ASIA0000000000000000"), None);
-    }
 
     #[test]
     fn durations_have_bounds() {

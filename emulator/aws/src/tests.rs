@@ -25,6 +25,7 @@ async fn begin(data: tempfile::TempDir, auth: Auth) -> Endpoint {
         no_devices: None,
         journal: true,
         hosts: Vec::new(),
+        metadata: Vec::new(),
     };
     let running = start(config).await.unwrap();
     Endpoint { url: format!("http://{}", running.addr), running: Some(running), client: Client::new(), data }
@@ -143,6 +144,7 @@ async fn who_is_let_in() {
         no_devices: None,
         journal: false,
         hosts: Vec::new(),
+        metadata: Vec::new(),
     };
     assert!(matches!(start(config(Auth::Accept)).await, Err(StartError::Exposed(_))));
     assert!(matches!(start(config(Auth::Verify { keys: BTreeMap::new() })).await, Err(StartError::NoKeys)));
@@ -162,6 +164,7 @@ async fn an_agent_is_welcomed_asked_and_replaced() {
             node_name: node.name.clone(),
             availability_zone: zone.to_owned(),
             instance_type: node.instance_type.clone(),
+            boot: Some("boot".to_owned()),
             no_devices: None,
             devices,
         };

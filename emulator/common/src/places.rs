@@ -92,6 +92,11 @@ impl Places {
         self.run.join("csi").join(format!("{driver}.sock"))
     }
 
+    /// What the instances' metadata services keep: their addresses and the secret behind their tokens.
+    pub fn metadata(&self) -> PathBuf {
+        self.data.join("metadata")
+    }
+
     /// Journals of inputs, `<machine>.jsonl`.
     pub fn journal(&self) -> PathBuf {
         self.data.join("journal")

@@ -40,6 +40,7 @@ fn main() -> Result {
                 labels: Default::default(),
                 aws_endpoint: need(2, "the endpoint")?,
                 kubeconfig: arg(6).map(PathBuf::from),
+                metadata: None,
                 data,
                 drivers: Default::default(),
                 first_loop: 1000,

@@ -30,6 +30,8 @@ pub enum AgentError {
 /// Serves the AWS side until `stop`; connects again for ever.
 pub async fn run(config: Arc<NodeConfig>, devices: Arc<Devices>, stop: CancellationToken) -> Result<(), AgentError> {
     let url = url(&config.aws_endpoint);
+    // This process ends with its node: another process is another boot.
+    let boot = uuid::Uuid::new_v4().to_string();
     let mut delay = FIRST_DELAY;
     loop {
         let connected = tokio::select! {
@@ -42,7 +44,7 @@ pub async fn run(config: Arc<NodeConfig>, devices: Arc<Devices>, stop: Cancellat
                 delay = FIRST_DELAY;
                 let ended = tokio::select! {
                     () = stop.cancelled() => Ok(()),
-                    ended = talk(socket, &config, &devices) => ended,
+                    ended = talk(socket, &config, &boot, &devices) => ended,
                 };
                 let thawing = devices.clone();
                 let _ = tokio::task::spawn_blocking(move || thawing.thaw_all()).await;
@@ -86,7 +88,7 @@ impl From<tungstenite::Error> for Lost {
 type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
 
 /// One connection: says hello, then carries calls out, each on its own, and answers them as they end.
-async fn talk(mut socket: Socket, config: &NodeConfig, devices: &Arc<Devices>) -> Result<(), Lost> {
+async fn talk(mut socket: Socket, config: &NodeConfig, boot: &str, devices: &Arc<Devices>) -> Result<(), Lost> {
     let observing = devices.clone();
     let observed = tokio::task::spawn_blocking(move || observing.observed()).await.unwrap_or_default();
     let hello = Hello {
@@ -95,6 +97,7 @@ async fn talk(mut socket: Socket, config: &NodeConfig, devices: &Arc<Devices>) -
         node_name: config.name.clone(),
         availability_zone: config.zone.clone(),
         instance_type: config.instance_type.clone(),
+        boot: Some(boot.to_owned()),
         no_devices: Loops::unusable(),
         devices: observed,
     };

@@ -27,6 +27,9 @@ pub struct NodeConfig {
     /// The Kubernetes API's client configuration; none: no kubelet, only the agent and the drivers.
     #[serde(default)]
     pub kubeconfig: Option<PathBuf>,
+    /// Where this instance's metadata service is; none: nowhere.
+    #[serde(default)]
+    pub metadata: Option<MetadataEndpoints>,
     /// The data directory of this ebbtide, absolute.
     pub data: PathBuf,
     /// The node plugins of other drivers, instead of the built-in ones: driver name → socket.
@@ -36,6 +39,19 @@ pub struct NodeConfig {
     #[serde(default = "first_loop")]
     pub first_loop: u32,
 }
+
+/// The addresses of an instance's metadata service, `http://127.0.0.1:…`: on EC2 both are http://169.254.169.254.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MetadataEndpoints {
+    /// For processes of the node and pods in its network.
+    pub node: String,
+    /// For pods with a network of their own, one hop further away.
+    pub pods: String,
+}
+
+/// The variable by which the SDKs find the metadata service.
+pub const METADATA_VARIABLE: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
 
 fn first_loop() -> u32 {
     1000

@@ -51,6 +51,8 @@ pub struct KubeletConfig {
     pub instance_type: String,
     pub internal_ip: String,
     pub labels: BTreeMap<String, String>,
+    /// Where containers find the instance's metadata service.
+    pub metadata: Option<crate::config::MetadataEndpoints>,
     /// Driver name → socket of its node service.
     pub drivers: BTreeMap<String, PathBuf>,
     /// Where containers log to.

@@ -245,6 +245,7 @@ impl Bench {
             instance_type: "m5.large".into(),
             internal_ip: "10.0.1.10".into(),
             labels: BTreeMap::new(),
+            metadata: None,
             drivers: BTreeMap::from([(DRIVER.into(), socket)]),
             log_dir: dir.path().join("log"),
             container_helper: env!("CARGO_BIN_EXE_ebbtide-container").into(),

@@ -40,6 +40,7 @@ impl Data {
             // Nobody listens there: the agent tries for ever.
             aws_endpoint: "http://127.0.0.1:1".into(),
             kubeconfig: None,
+            metadata: None,
             data: dir.path().into(),
             drivers: Default::default(),
             first_loop: 3000,

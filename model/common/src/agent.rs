@@ -51,6 +51,9 @@ pub struct Hello {
     pub node_name: String,
     pub availability_zone: String,
     pub instance_type: String,
+    /// Another one with every boot of the node. An agent that does not say it leaves open when its node was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
     /// Why this node can have no block devices (not root, no loop driver); none where it can.
     pub no_devices: Option<String>,
     /// The devices whose names exist in this node now.

@@ -1,10 +1,11 @@
-//! DescribeInstances, DescribeInstanceTypes.
+//! DescribeInstances, DescribeInstanceTypes, ModifyInstanceMetadataOptions.
 
-use model_aws::ec2::{Instance, InstanceType, State};
-use serde::Serialize;
+use model_aws::ec2::network::Network;
+use model_aws::ec2::{Command, Instance, InstanceType, MetadataChange, Reply, State};
+use serde::{Deserialize, Serialize};
 
 use super::security_groups::GroupName;
-use super::{Answer, Tag, error_of, tag_set, time};
+use super::{Answer, Tag, error_of, no_reply, run, tag_set, time};
 use crate::ctx::Ctx;
 use crate::error::Ec2Error;
 use crate::query::Params;
@@ -14,7 +15,22 @@ super::describe_request!(DescribeInstancesRequest, "InstanceId");
 super::describe_request!(DescribeInstanceTypesRequest, "InstanceType", include_unsupported_in_region);
 
 /// When the world's instances were started: nobody saw it.
-const LAUNCHED: model_aws::At = model_aws::At(1_704_067_200_000);
+pub const LAUNCHED: model_aws::At = model_aws::At(1_704_067_200_000);
+
+/// The image of the world's instances.
+pub const IMAGE: &str = "ami-0ebb71de000000001";
+/// The role of the nodes, and the name of its instance profile.
+pub const NODE_ROLE: &str = "ebbtide-node";
+
+/// The ARN of the nodes' instance profile.
+pub fn profile_arn(network: &Network) -> String {
+    format!("arn:aws:iam::{}:instance-profile/{NODE_ROLE}", network.account)
+}
+
+/// Its id.
+pub fn profile_id() -> String {
+    crate::sts::unique_id("AIPA", NODE_ROLE)
+}
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -62,6 +78,8 @@ struct InstanceXml {
     network_interface_set: Vec<InstanceInterface>,
     ebs_optimized: bool,
     ena_support: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iam_instance_profile: Option<Profile>,
     metadata_options: MetadataOptions,
 }
 
@@ -140,12 +158,34 @@ pub struct InterfaceAttachment {
 struct MetadataOptions {
     state: &'static str,
     http_tokens: &'static str,
-    http_put_response_hop_limit: u32,
+    http_put_response_hop_limit: u8,
     http_endpoint: &'static str,
+    http_protocol_ipv6: &'static str,
+    instance_metadata_tags: &'static str,
+}
+
+impl MetadataOptions {
+    fn new(of: model_aws::ec2::MetadataOptions, pending: bool) -> Self {
+        let switch = |on: bool| if on { "enabled" } else { "disabled" };
+        Self {
+            state: if pending { "pending" } else { "applied" },
+            http_tokens: if of.tokens_required { "required" } else { "optional" },
+            http_put_response_hop_limit: of.hop_limit,
+            http_endpoint: switch(of.endpoint),
+            http_protocol_ipv6: switch(of.ipv6),
+            instance_metadata_tags: switch(of.tags),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Profile {
+    arn: String,
+    id: String,
 }
 
 /// Another id with the digits of this one: attachments and reservations of the world's things have no life of their own.
-fn derived(prefix: &str, id: &str) -> String {
+pub fn derived(prefix: &str, id: &str) -> String {
     format!("{prefix}-{}", id.split_once('-').map_or(id, |(_, digits)| digits))
 }
 
@@ -182,7 +222,7 @@ impl InstanceXml {
         });
         Self {
             instance_id: instance.id.to_string(),
-            image_id: "ami-0ebb71de000000001",
+            image_id: IMAGE,
             instance_state: InstanceState { code: 16, name: "running" },
             private_dns_name: instance.private_dns_name.clone(),
             dns_name: "",
@@ -227,12 +267,8 @@ impl InstanceXml {
             }],
             ebs_optimized: true,
             ena_support: true,
-            metadata_options: MetadataOptions {
-                state: "applied",
-                http_tokens: "required",
-                http_put_response_hop_limit: 2,
-                http_endpoint: "enabled",
-            },
+            iam_instance_profile: instance.node.is_some().then(|| Profile { arn: profile_arn(network), id: profile_id() }),
+            metadata_options: MetadataOptions::new(instance.metadata.wanted, instance.metadata.pending),
         }
     }
 }
@@ -250,6 +286,44 @@ pub async fn describe(ctx: &Ctx, params: &Params) -> Answer {
         Ok(Instances { reservation_set: page.items.into_iter().map(reservation).collect(), next_token: page.next_token })
     });
     XmlBody::new("DescribeInstances", &answer.await.map_err(|reject| error_of(&reject))?)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ModifyMetadataRequest {
+    instance_id: String,
+    http_endpoint: Option<String>,
+    http_tokens: Option<String>,
+    http_put_response_hop_limit: Option<i64>,
+    http_protocol_ipv6: Option<String>,
+    instance_metadata_tags: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ModifiedMetadata {
+    instance_id: String,
+    instance_metadata_options: MetadataOptions,
+}
+
+pub async fn modify_metadata(ctx: &Ctx, params: &Params) -> Answer {
+    let request: ModifyMetadataRequest = params.read()?;
+    let change = MetadataChange {
+        instance_id: request.instance_id,
+        http_endpoint: request.http_endpoint,
+        http_tokens: request.http_tokens,
+        hop_limit: request.http_put_response_hop_limit,
+        http_protocol_ipv6: request.http_protocol_ipv6,
+        instance_metadata_tags: request.instance_metadata_tags,
+    };
+    match run(ctx, params, Command::ModifyMetadataOptions(change)).await? {
+        Reply::MetadataOptions { instance, options } => {
+            let instance_metadata_options = MetadataOptions::new(options, true);
+            let answer = ModifiedMetadata { instance_id: instance.to_string(), instance_metadata_options };
+            XmlBody::new("ModifyInstanceMetadataOptions", &answer)
+        }
+        _ => Err(no_reply()),
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -335,7 +409,7 @@ struct NetworkInfo {
 
 impl TypeXml {
     fn new(of: &InstanceType) -> Self {
-        let nitro = !of.name.starts_with("m4.") && !of.name.starts_with("t2.");
+        let nitro = of.is_nitro();
         Self {
             instance_type: of.name,
             current_generation: nitro,

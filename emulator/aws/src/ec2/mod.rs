@@ -5,7 +5,7 @@
 
 mod attachments;
 mod effects;
-mod instances;
+pub mod instances;
 mod modifications;
 mod network;
 mod rules;
@@ -60,6 +60,7 @@ pub async fn handle(ctx: &Ctx, action: &str, params: Params) -> Answer {
         "DescribeVolumesModifications" => modifications::describe(ctx, params).await,
         "DescribeVpcs" => network::vpcs(ctx, params).await,
         "DetachVolume" => attachments::detach(ctx, params).await,
+        "ModifyInstanceMetadataOptions" => instances::modify_metadata(ctx, params).await,
         "ModifyVolume" => modifications::modify(ctx, params).await,
         "RevokeSecurityGroupEgress" => security_groups::revoke(ctx, action, params, false).await,
         "RevokeSecurityGroupIngress" => security_groups::revoke(ctx, action, params, true).await,

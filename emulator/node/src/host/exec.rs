@@ -11,6 +11,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::NodeError;
 use super::record::find;
+use crate::config::{METADATA_VARIABLE, NodeConfig};
 
 /// Runs a command in a node's namespaces with this process's standard streams, and waits for it.
 pub fn exec(places: &Places, node: &str, argv: &[OsString]) -> Result<ExitStatus, NodeError> {
@@ -23,6 +24,10 @@ pub fn exec(places: &Places, node: &str, argv: &[OsString]) -> Result<ExitStatus
     let (pid_ns, mount_ns, uts_ns) = (open("pid")?, open("mnt")?, open("uts")?);
     let mut command = Command::new(program);
     command.args(args).env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").current_dir("/");
+    let config = std::fs::read(places.node(node).join("config.json")).ok();
+    if let Some(NodeConfig { metadata: Some(metadata), .. }) = config.and_then(|text| serde_json::from_slice(&text).ok()) {
+        command.env(METADATA_VARIABLE, metadata.node);
+    }
     // SAFETY: between fork and exec only setns and chdir are called, which are system calls; the files were opened before.
     unsafe {
         command.pre_exec(move || {

@@ -129,6 +129,7 @@ async fn kubelet(config: Arc<NodeConfig>, stop: CancellationToken) -> Result<(),
         instance_type: config.instance_type.clone(),
         internal_ip: config.internal_ip.clone(),
         labels: config.labels.clone(),
+        metadata: config.metadata.clone(),
         drivers,
         log_dir: config.places().node(&config.name).join("pods"),
         // The program that runs now, whatever became of its path.

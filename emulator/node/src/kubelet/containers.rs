@@ -10,6 +10,7 @@ use model_node::volume_manager::{Layout, PodVolume};
 use nix::mount::{MsFlags, mount};
 
 use super::local::{config_map, field_value, pod_dir, secret, source_of};
+use crate::config::{METADATA_VARIABLE, MetadataEndpoints};
 use crate::pods::config::{Bind, ContainerConfig, DEFAULT_CAPABILITIES, Device, Process};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -20,6 +21,8 @@ pub struct Context<'a> {
     pub kubelet_dir: &'a Path,
     pub volumes: &'a [PodVolume],
     pub attempt: u32,
+    /// Where containers find the instance's metadata service.
+    pub metadata: Option<&'a MetadataEndpoints>,
 }
 
 fn config(why: impl std::fmt::Display) -> StartError {
@@ -146,6 +149,11 @@ pub fn expand(text: &str, env: &[(String, String)]) -> String {
 async fn environment(context: &Context<'_>, pod: &Pod, container: &Container) -> Result<Vec<(String, String)>, StartError> {
     let mut env =
         vec![("PATH".to_owned(), PATH.to_owned()), ("HOSTNAME".to_owned(), hostname(pod)), ("HOME".to_owned(), "/root".to_owned())];
+    if let Some(metadata) = context.metadata {
+        let of_node = pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
+        let endpoint = if of_node { &metadata.node } else { &metadata.pods };
+        env.push((METADATA_VARIABLE.to_owned(), endpoint.clone()));
+    }
     for source in container.env_from.iter().flatten() {
         let data = match (&source.config_map_ref, &source.secret_ref) {
             (Some(map), _) => config_map(context.client, pod, &map.name, map.optional).await.map_err(config)?,

@@ -377,11 +377,12 @@ impl Shell {
         let Some(record) = self.pods.get(&uid) else { return };
         let (client, dir, sender, runtime) =
             (self.client.clone(), self.config.kubelet_dir.clone(), self.sender.clone(), self.runtime.clone());
-        let (api, volumes) = (record.api.clone(), record.volumes.clone());
+        let (api, volumes, metadata) = (record.api.clone(), record.volumes.clone(), self.config.metadata.clone());
         let logs = log_dir(&self.config.log_dir, &api, &name);
         tokio::spawn(async move {
             let begin = async {
-                let context = containers::Context { client: &client, kubelet_dir: &dir, volumes: &volumes, attempt };
+                let metadata = metadata.as_ref();
+                let context = containers::Context { client: &client, kubelet_dir: &dir, volumes: &volumes, attempt, metadata };
                 let config = containers::build(&context, &api, &name).await?;
                 let log = LogWriter::open(logs, attempt).map_err(|error| StartError::Config(format!("open the log: {error}")))?;
                 let file = local::pod_dir(&dir, &uid).join("containers").join(&name).join(format!("{attempt}.json"));

@@ -57,6 +57,7 @@ impl State {
             out.extend(self.snapshots.get(key).and_then(|snapshot| self.snapshot_timer(snapshot)));
             self.drive_snapshot(at, *key, out);
         }
+        self.rearm_metadata(out);
         out.extend(self.tokens.keys().map(|name| Effect::Arm(Timer::Token(name.clone()), TOKEN_MEMORY)));
     }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::network::Rule;
 use super::token::fingerprint;
 use super::volume::Volume;
-use super::{Effect, Kind, Reject, Reply, State, TagItem};
+use super::{Effect, Kind, MetadataChange, Reject, Reply, State, TagItem};
 use crate::{At, kms};
 
 /// A request that changes something. Ids are as the client wrote them.
@@ -47,6 +47,7 @@ pub enum Command {
         resources: Vec<String>,
         tags: Vec<TagItem>,
     },
+    ModifyMetadataOptions(MetadataChange),
     CreateSecurityGroup {
         name: String,
         description: String,
@@ -133,6 +134,7 @@ impl State {
             Command::DeleteSnapshot { snapshot_id } => self.named_snapshot("snapshotId", snapshot_id).map(drop),
             Command::CreateTags { resources, tags } => self.check_tagging(resources, tags, true),
             Command::DeleteTags { resources, tags } => self.check_tagging(resources, tags, false),
+            Command::ModifyMetadataOptions(change) => self.plan_metadata(change).map(drop),
             Command::CreateSecurityGroup { name, description, vpc_id, tags } => {
                 self.plan_security_group(name, description, vpc_id.as_deref(), tags)
             }
@@ -174,6 +176,7 @@ impl State {
                 out.push(Effect::Reply(Reply::Done));
                 Ok(())
             }
+            Command::ModifyMetadataOptions(change) => self.modify_metadata(change, out),
             Command::CreateSecurityGroup { name, description, vpc_id, tags } => {
                 self.create_security_group(name, description, vpc_id.as_deref(), tags, out)
             }

@@ -330,6 +330,7 @@ impl State {
             Timer::Snapshot(key) => self.snapshot_fired(at, *key, out),
             Timer::SnapshotRetry(key) => self.snapshot_retry(at, *key, out),
             Timer::Strays(instance) => self.strays_fired(instance, out),
+            Timer::Metadata(instance) => self.metadata_fired(instance),
             Timer::Token(token) => self.forget_token(token),
         }
     }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::ids::InstanceId;
 use super::instance_types::InstanceType;
+use super::metadata::Metadata;
 use super::network::Network;
 use super::{Effect, Failure, RETRY, State, Tags, Timer, Work};
 use crate::world::World;
@@ -27,6 +28,7 @@ pub struct Instance {
     pub root_device: String,
     pub interface: Interface,
     pub tags: Tags,
+    pub metadata: Metadata,
     /// What is known of the agent. Not saved: after a start no agent is connected.
     pub agent: Agent,
     /// Devices of volumes that do not exist, which the agent reported: volume id to device.
@@ -107,6 +109,7 @@ pub(super) fn of_world(world: &World, network: &Network) -> BTreeMap<InstanceId,
                 tags: Tags::new(),
             },
             tags,
+            metadata: Metadata::default(),
             agent: Agent::Away,
             strays: BTreeMap::new(),
         };

@@ -40,6 +40,13 @@ const fn arm(base: InstanceType) -> InstanceType {
     InstanceType { arch: "arm64", ..base }
 }
 
+impl InstanceType {
+    /// Whether its hypervisor is Nitro, so that volumes are NVMe devices.
+    pub fn is_nitro(&self) -> bool {
+        !self.name.starts_with("m4.") && !self.name.starts_with("t2.")
+    }
+}
+
 /// By name.
 pub(super) const TYPES: &[InstanceType] = &[
     nitro("c5.2xlarge", 8, 16, 4, 15),

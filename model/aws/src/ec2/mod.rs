@@ -19,6 +19,7 @@ mod ids;
 mod index;
 mod instance;
 mod instance_types;
+mod metadata;
 mod modification;
 pub mod network;
 mod query;
@@ -45,6 +46,7 @@ pub use filter::Filter;
 pub use ids::{InstanceId, Kind, SnapshotKey, VolumeId, VolumeKey};
 pub use instance::{Agent, Instance};
 pub use instance_types::InstanceType;
+pub use metadata::{Metadata, MetadataChange, MetadataOptions};
 pub use modification::{Modification, ModificationState};
 pub use query::{Page, Paging};
 pub use reject::{Reject, reject_to_error};
@@ -100,6 +102,12 @@ pub enum Input {
     Disconnected {
         instance: InstanceId,
     },
+    /// The instance was started, as its agent says; told again with each connection of the same boot.
+    Started {
+        instance: InstanceId,
+        /// Another one with every boot.
+        boot: String,
+    },
     /// The process started with this state; this is what lies on disk.
     Booted(Observed),
 }
@@ -125,6 +133,7 @@ pub enum Reply {
     Attachment { volume: VolumeKey, instance: InstanceId, attachment: Attachment },
     Modification { volume: VolumeKey, modification: Modification },
     Snapshot(Box<Snapshot>),
+    MetadataOptions { instance: InstanceId, options: MetadataOptions },
     SecurityGroup { id: String },
     Rules { group: String, rules: Vec<network::Rule> },
 }
@@ -148,6 +157,8 @@ pub enum Timer {
     SnapshotRetry(SnapshotKey),
     /// The volume may be snapshotted again.
     SnapshotRate(VolumeKey),
+    /// A change of an instance's metadata options has taken its time.
+    Metadata(InstanceId),
     /// Try again to remove the stray devices of an instance.
     Strays(InstanceId),
     /// A client token is forgotten.
@@ -244,6 +255,8 @@ pub(crate) struct Timing {
     pub detach: Duration,
     pub modifying: Duration,
     pub optimizing: Duration,
+    /// Until changed metadata options are applied.
+    pub metadata: Duration,
     /// Each of the four steps of a snapshot's progress.
     pub snapshot_step: Duration,
     /// Least time between two snapshots of a volume; zero: no limit.
@@ -261,6 +274,7 @@ impl Timing {
                 detach: Duration::ZERO,
                 modifying: Duration::ZERO,
                 optimizing: Duration::ZERO,
+                metadata: Duration::ZERO,
                 snapshot_step: Duration::ZERO,
                 snapshot_rate: Duration::ZERO,
             },
@@ -271,6 +285,7 @@ impl Timing {
                 detach: ms(2_500),
                 modifying: ms(5_000),
                 optimizing: ms(300_000),
+                metadata: ms(3_000),
                 snapshot_step: ms(5_000),
                 snapshot_rate: ms(15_000),
             },
@@ -363,6 +378,7 @@ impl State {
                 self.connected(at, instance, no_devices.as_deref(), devices, out);
             }
             Input::Disconnected { instance } => self.disconnected(instance),
+            Input::Started { instance, boot } => self.started(instance, boot),
             Input::Booted(observed) => self.booted(at, observed, out),
         }
         Ok(())

@@ -18,11 +18,13 @@ const SECURITY_GROUPS: &str = "ec2.securityGroups";
 const LEFTOVERS: &str = "ec2.leftovers";
 /// Tags that were given to things of the world.
 const WORLD_TAGS: &str = "ec2.worldTags";
+/// By instance.
+const METADATA: &str = "ec2.metadata";
 /// The next key, under the empty name.
 const NEXT: &str = "ec2.next";
 
 /// The tables of this machine's records.
-pub const TABLES: &[&str] = &[VOLUMES, SNAPSHOTS, TOKENS, SECURITY_GROUPS, LEFTOVERS, WORLD_TAGS, NEXT];
+pub const TABLES: &[&str] = &[VOLUMES, SNAPSHOTS, TOKENS, SECURITY_GROUPS, LEFTOVERS, WORLD_TAGS, METADATA, NEXT];
 
 /// A record that differs from what was saved.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +35,7 @@ pub(super) enum Changed {
     SecurityGroup(String),
     Leftovers(InstanceId),
     WorldTags(String),
+    Metadata(InstanceId),
     Next,
 }
 
@@ -67,6 +70,7 @@ impl State {
                     let value = self.tags_of(&id);
                     record(WORLD_TAGS, id, value)
                 }
+                Changed::Metadata(id) => record(METADATA, id.to_string(), self.instances.get(&id).map(|instance| &instance.metadata)),
                 Changed::Next => record(NEXT, String::new(), Some(&self.next)),
             })
             .collect()
@@ -101,6 +105,13 @@ impl State {
             WORLD_TAGS => {
                 let tags: Tags = parse(table, key, value)?;
                 self.set_world_tags(key, tags);
+            }
+            METADATA => {
+                let metadata = parse(table, key, value)?;
+                // An instance that the world no longer has needs none.
+                if let Some(instance) = self.instances.get_mut(key) {
+                    instance.metadata = metadata;
+                }
             }
             NEXT => self.next = parse(table, key, value)?,
             _ => return Ok(false),

@@ -100,6 +100,9 @@ impl State {
             if adds && current.len() + new > MOST_TAGS {
                 return Err(Reject::TooManyTags);
             }
+            if adds && self.instances.get(id.as_str()).is_some_and(|instance| instance.metadata.wanted.tags) {
+                super::metadata::check_tag_keys(&collect(tags))?;
+            }
         }
         Ok(())
     }

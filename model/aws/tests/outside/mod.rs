@@ -359,6 +359,7 @@ fn short(timer: &Timer) -> bool {
         | Timer::Snapshot(_)
         | Timer::SnapshotRetry(_)
         | Timer::SnapshotRate(_)
+        | Timer::Metadata(_)
         | Timer::Strays(_) => true,
         Timer::ModificationForgotten(..) | Timer::Token(_) => false,
     }

@@ -1,0 +1,160 @@
+//! The instance metadata service (IMDS): what `http://169.254.169.254` is on EC2, on an address of its own for each instance,
+//! since the SDKs overwrite an address's path and nodes here share one network.
+//!
+//! Each instance has two listeners: `node` is one hop away, as for a process on the instance; `pods` two, as for a container
+//! behind the node's network. With a hop limit of 1 the answer to `PUT /latest/api/token` never arrives at the latter.
+
+mod page;
+mod token;
+mod tree;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::response::Response;
+use http::{HeaderMap, Method, StatusCode};
+use model_aws::ec2::MetadataOptions;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::Auth;
+use crate::ctx::Ctx;
+use crate::engine::now;
+use crate::guard::Guard;
+use token::Tokens;
+
+/// Where one instance's metadata service listens. Bound already, so that who started us knows the ports.
+pub struct Listeners {
+    pub instance_id: String,
+    /// For what runs on the instance itself.
+    pub node: TcpListener,
+    /// For its containers.
+    pub pods: TcpListener,
+}
+
+/// Connections of one listener at one time; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 256;
+
+/// How far a client is from the service, in hops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Distance {
+    Node = 1,
+    Pod = 2,
+}
+
+/// What one listener serves.
+struct Service {
+    ctx: Arc<Ctx>,
+    auth: Auth,
+    tokens: Tokens,
+    instance_id: String,
+    distance: Distance,
+    guard: Guard,
+    stopping: CancellationToken,
+}
+
+/// Serves all listeners until `stopping`. `key` is the file of the secret behind the tokens, made when it is not there: tokens
+/// outlive a restart, as on EC2.
+pub fn serve(
+    listeners: Vec<Listeners>,
+    ctx: &Arc<Ctx>,
+    auth: &Auth,
+    key: &Path,
+    stopping: &CancellationToken,
+) -> std::io::Result<Vec<tokio::task::JoinHandle<()>>> {
+    let tokens = Tokens::open(key)?;
+    let mut serving = Vec::new();
+    for Listeners { instance_id, node, pods } in listeners {
+        for (listener, distance) in [(node, Distance::Node), (pods, Distance::Pod)] {
+            let addr: SocketAddr = listener.local_addr()?;
+            listener.set_nonblocking(true)?;
+            let service = Arc::new(Service {
+                ctx: ctx.clone(),
+                auth: auth.clone(),
+                tokens: tokens.clone(),
+                instance_id: instance_id.clone(),
+                distance,
+                guard: Guard::new(addr, &[]),
+                stopping: stopping.clone(),
+            });
+            let listener = crate::server::Listener {
+                tcp: tokio::net::TcpListener::from_std(listener)?,
+                permits: Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS)),
+            };
+            let router = Router::new().fallback(move |request: Request| {
+                let service = service.clone();
+                async move { service.answer(request).await }
+            });
+            let stop = stopping.clone();
+            serving.push(tokio::spawn(async move {
+                // `axum::serve` ends only by the shutdown; its error type is never made.
+                let _ = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+            }));
+        }
+    }
+    Ok(serving)
+}
+
+impl Service {
+    async fn answer(&self, request: Request) -> Response {
+        if self.guard.check(request.uri(), request.headers()).is_err() {
+            return page::error(StatusCode::FORBIDDEN);
+        }
+        let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
+        let options = self.ctx.engine.read(|aws| aws.ec2.instance(&self.instance_id).map(|instance| instance.metadata.applied)).await;
+        // An instance that the world has no longer has no service; one whose service is off refuses everything.
+        let Some(options) = options.filter(|options| options.endpoint) else { return page::error(StatusCode::FORBIDDEN) };
+        if path == "/latest/api/token" {
+            return self.token(method, headers, options).await;
+        }
+        if method != Method::GET && method != Method::HEAD {
+            return page::error(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        let left = match self.check(headers, options) {
+            Ok(left) => left,
+            Err(status) => return page::error(status),
+        };
+        let found = {
+            let auth = &self.auth;
+            self.ctx.engine.read(|aws| tree::find(aws, auth, &self.instance_id, path, now())).await
+        };
+        match found {
+            Some(text) => page::ok(text, left),
+            None => page::error(StatusCode::NOT_FOUND),
+        }
+    }
+
+    /// Whether a GET may be answered; the seconds that its token still lives, where it has one.
+    fn check(&self, headers: &HeaderMap, options: MetadataOptions) -> Result<Option<u32>, StatusCode> {
+        match headers.get(token::TOKEN).map(|value| value.to_str().unwrap_or_default()) {
+            // A wrong token is refused also where none is asked for.
+            Some(given) => self.tokens.check(&self.instance_id, given, now()).map(Some).ok_or(StatusCode::UNAUTHORIZED),
+            None if options.tokens_required => Err(StatusCode::UNAUTHORIZED),
+            None => Ok(None),
+        }
+    }
+
+    async fn token(&self, method: &Method, headers: &HeaderMap, options: MetadataOptions) -> Response {
+        if method != Method::PUT {
+            return page::error(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        // Through a proxy the caller may be anybody.
+        if headers.contains_key("x-forwarded-for") {
+            return page::error(StatusCode::FORBIDDEN);
+        }
+        if options.hop_limit < self.distance as u8 {
+            // The answer is dropped on its way; a client sees nothing but its own timeout.
+            self.stopping.cancelled().await;
+            return page::error(StatusCode::SERVICE_UNAVAILABLE);
+        }
+        match token::seconds(headers) {
+            Some(seconds) => page::ok(self.tokens.issue(&self.instance_id, seconds, now()), Some(seconds)),
+            None => page::error(StatusCode::BAD_REQUEST),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
