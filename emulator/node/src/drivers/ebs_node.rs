@@ -329,8 +329,11 @@ impl EbsNode {
             Some(VolumeCapability { access: Access::Block, .. }) => return Ok(0),
             Some(_) => {}
             None => {
-                let meta = std::fs::metadata(volume_path)
-                    .map_err(|why| internal(format!("failed to determine if volumePath [{volume_path}] is a block device: {why}")))?;
+                let meta = std::fs::metadata(volume_path).map_err(|why| {
+                    // CSI's code for a volume that is not there; the real driver says Internal.
+                    let code = if why.kind() == std::io::ErrorKind::NotFound { Code::NotFound } else { Code::Internal };
+                    error(code, format!("failed to determine if volumePath [{volume_path}] is a block device: {why}"))
+                })?;
                 if meta.file_type().is_block_device() {
                     return tools::block_size(volume_path).await.map_err(size_of);
                 }
@@ -450,3 +453,6 @@ impl NodeService for EbsNode {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -146,11 +146,19 @@ impl EfsNode {
 
     async fn unpublish(&self, target: &str) -> Result<(), Error> {
         required(target, "Target path not provided")?;
-        // The target itself is the kubelet's to remove.
-        if mounts::at(Path::new(target)).is_none() {
+        let failed = |why: String| Error::new(Code::Internal, format!("Could not unmount {target:?}: {why}"));
+        if mounts::at(Path::new(target)).is_some() {
+            tools::umount(target).await.map_err(failed)?;
+        }
+        // CSI has the driver remove what it made. The real one leaves it to the kubelet, which does not mind that it is gone. Another
+        // layer below the one just unmounted (the real driver does not look whether it mounted already) stays as it is.
+        if mounts::at(Path::new(target)).is_some() {
             return Ok(());
         }
-        tools::umount(target).await.map_err(|why| Error::new(Code::Internal, format!("Could not unmount {target:?}: {why}")))
+        match std::fs::remove_dir(target) {
+            Err(why) if why.kind() != std::io::ErrorKind::NotFound => Err(failed(format!("remove {target}: {why}"))),
+            _ => Ok(()),
+        }
     }
 
     async fn stats(&self, volume_id: &str, path: &str) -> Result<NodeReply, Error> {
@@ -248,5 +256,22 @@ mod tests {
         let conflict = planned(dynamic, &["accesspoint=fsap-1111111111111111f"], false, &[]).unwrap_err();
         assert!(conflict.starts_with("Found conflicting access point IDs"), "{conflict}");
         assert!(planned(fs, &["crossaccount"], false, &[]).unwrap_err().contains("cannot be set manually"));
+    }
+
+    #[tokio::test]
+    async fn an_unpublished_target_is_gone() {
+        let node = EfsNode { node_id: "i-1".into(), zone: "us-east-1a".into() };
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        std::fs::create_dir(&target).unwrap();
+        for _ in 0..2 {
+            node.unpublish(target.to_str().unwrap()).await.unwrap();
+            assert!(!target.exists());
+        }
+        // What the driver did not make is not removed.
+        std::fs::create_dir(&target).unwrap();
+        std::fs::write(target.join("file"), "mine").unwrap();
+        let error = node.unpublish(target.to_str().unwrap()).await.unwrap_err();
+        assert!(error.code == Code::Internal && target.join("file").exists(), "{error}");
     }
 }

@@ -189,6 +189,8 @@ impl ModifyOp {
                 _ => Err(Failure::NotFound("resource was not found".to_owned())),
             },
             Ok(_) => Err(Failure::Other("unexpected answer from EC2".to_owned())),
+            // CSI's code for it; the real driver says Internal (real-drivers.md §2).
+            Err(error) if error.code() == "InvalidVolume.NotFound" => Err(Failure::NotFound(error.to_string())),
             Err(error) => Err(Failure::Other(error.to_string())),
         }
     }

@@ -57,9 +57,11 @@ impl Small {
                 }
                 Next::Ask(CloudCall::DescribeVolumes(VolumeQuery::Id(volume_id.clone())))
             }
-            // The real driver answers Internal for an unknown id, as it maps only its own ErrNotFound (real-drivers.md §2).
+            // CSI wants NotFound for an unknown id. The real driver means to say so and says Internal, as it compares with an error of its
+            // own that it does not make of EC2's here (real-drivers.md §2).
             (Self::Validate { volume_id, .. }, Event::Answer(Err(error))) => {
-                Next::fail(Error::new(Code::Internal, format!("Could not get volume with ID {volume_id:?}: {error}")))
+                let code = if error.code() == "InvalidVolume.NotFound" { Code::NotFound } else { Code::Internal };
+                Next::fail(Error::new(code, format!("Could not get volume with ID {volume_id:?}: {error}")))
             }
             (Self::Validate { capabilities, .. }, Event::Answer(Ok(CloudReply::Volumes(volumes)))) if !volumes.is_empty() => {
                 Next::Done(Ok(ControllerReply::ValidateVolumeCapabilities {

@@ -120,6 +120,13 @@ fn shown(snapshot: &cloud::Snapshot) -> Snapshot {
     }
 }
 
+/// EC2 gives no shorter pages of snapshots than this.
+const SHORTEST_PAGE: u32 = 5;
+/// How a token begins that leads into the middle of a page of EC2's.
+const INTO_PAGE: &str = "skip";
+
+/// ListSnapshots. CSI lets a caller ask for a single entry, EC2 does not: then a page of EC2's is given out in parts. The real driver
+/// refuses such a request (real-drivers.md §2).
 #[derive(Debug, Clone)]
 pub(super) struct List {
     pub(super) snapshot_id: String,
@@ -129,24 +136,42 @@ pub(super) struct List {
 }
 
 impl List {
+    /// EC2's token of the page that is asked for, and how many of its entries the caller has already.
+    fn place(&self) -> (usize, &str) {
+        let inside = self.starting_token.strip_prefix(INTO_PAGE).and_then(|rest| rest.split_once(':'));
+        inside.and_then(|(skip, token)| Some((skip.parse().ok()?, token))).unwrap_or((0, &self.starting_token))
+    }
+
     pub(super) fn on(&mut self, event: Event<'_>) -> Next {
-        let given = |text: &String| (!text.is_empty()).then(|| text.clone());
+        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         match event {
             Event::Start if !self.snapshot_id.is_empty() => {
                 Next::Ask(CloudCall::DescribeSnapshots(SnapshotQuery::Id(self.snapshot_id.clone())))
             }
-            Event::Start if (1..5).contains(&self.max_entries) => Next::fail(invalid(
-                "Error mapping MaxEntries to AWS MaxResults: maxResults parameter must be 0 or greater than or equal to 5",
-            )),
-            Event::Start => Next::Ask(CloudCall::DescribeSnapshots(SnapshotQuery::List {
-                volume_id: given(&self.source_volume_id),
-                max_results: i32::try_from(self.max_entries).unwrap_or(i32::MAX),
-                next_token: given(&self.starting_token),
-            })),
-            Event::Answer(Ok(CloudReply::Snapshots { snapshots, next_token })) => Next::Done(Ok(ControllerReply::ListSnapshots {
-                entries: snapshots.iter().map(shown).collect(),
-                next_token: next_token.clone().unwrap_or_default(),
-            })),
+            Event::Start => {
+                let entries = if self.max_entries == 0 { 0 } else { self.max_entries.max(SHORTEST_PAGE) };
+                Next::Ask(CloudCall::DescribeSnapshots(SnapshotQuery::List {
+                    volume_id: given(&self.source_volume_id),
+                    max_results: i32::try_from(entries).unwrap_or(i32::MAX),
+                    next_token: given(self.place().1),
+                }))
+            }
+            Event::Answer(Ok(CloudReply::Snapshots { snapshots, next_token })) => {
+                let (skip, token) = self.place();
+                let rest = snapshots.get(skip..).unwrap_or_default();
+                let most = if self.max_entries == 0 { usize::MAX } else { usize::try_from(self.max_entries).unwrap_or(usize::MAX) };
+                let next_token = if rest.len() > most {
+                    format!("{INTO_PAGE}{}:{token}", skip.saturating_add(most))
+                } else {
+                    next_token.clone().unwrap_or_default()
+                };
+                let entries = rest.iter().take(most).map(shown).collect();
+                Next::Done(Ok(ControllerReply::ListSnapshots { entries, next_token }))
+            }
+            // CSI: an unknown id is no error but no entry. The real driver says Internal.
+            Event::Answer(Err(error)) if !self.snapshot_id.is_empty() && error.code() == "InvalidSnapshot.NotFound" => {
+                Next::Done(Ok(ControllerReply::ListSnapshots { entries: Vec::new(), next_token: String::new() }))
+            }
             Event::Answer(Err(error)) if !self.snapshot_id.is_empty() => {
                 Next::fail(Error::new(Code::Internal, format!("Could not get snapshot ID {:?}: {error}", self.snapshot_id)))
             }

@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::driver::cloud::{self, CloudCall, CloudReply, VolumeQuery};
 
+mod conformance;
+
 /// What the driver needs EC2 to be.
 #[derive(Debug, Default, Clone)]
 struct Ec2 {

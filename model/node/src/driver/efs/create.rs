@@ -9,11 +9,14 @@ use model_common::csi::{Access, CapacityRange, Code, ControllerReply, Error, Vol
 use sha2::{Digest, Sha256};
 
 use super::parameters::Parameters;
-use super::{CallId, Event, Next, Shared, access_denied, check_capabilities, invalid};
+use super::{CallId, Event, Made, Next, Shared, access_denied, check_capabilities, invalid};
 use crate::driver::cloud::{AccessPoint, CloudCall, CloudError, CloudReply, NewAccessPoint};
 use crate::driver::go::clean_path;
 
 type Answer = Result<CloudReply, CloudError>;
+
+/// EFS takes no longer client token, CSI allows names of twice the length. The real driver passes EFS's refusal on.
+const LONGEST_TOKEN: usize = 64;
 
 /// Why the access points of the file system are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +49,7 @@ impl Create {
     pub(super) fn new(name: String, capacity: CapacityRange, capabilities: Vec<VolumeCapability>, given: BTreeMap<String, String>) -> Self {
         Self {
             phase: Phase::Listing,
-            client_token: name.clone(),
+            client_token: if name.len() > LONGEST_TOKEN { hash(name.as_bytes()) } else { name.clone() },
             name,
             capacity,
             capabilities,
@@ -63,8 +66,8 @@ impl Create {
             (Phase::Reusing | Phase::Listing | Phase::Adopting, Event::Answer(answer)) => {
                 self.page(shared, id, answer).unwrap_or_else(Next::fail)
             }
-            (Phase::Creating, Event::Answer(answer)) => self.created(answer),
-            (Phase::Zone, Event::Answer(answer)) => self.zone(answer),
+            (Phase::Creating, Event::Answer(answer)) => self.created(shared, answer),
+            (Phase::Zone, Event::Answer(answer)) => self.zone(shared, answer),
             (_, Event::Go) => Next::fail(Error::new(Code::Internal, "the driver woke up for nothing")),
         }
     }
@@ -90,6 +93,13 @@ impl Create {
             return Err(invalid(format!("Volume fstype not supported: invalid fstype: {}", wrong.join(","))));
         }
         self.parameters.parse_rest(&self.given)?;
+        match shared.sizes.get(&self.name) {
+            Some(made) if made.bytes != self.capacity.required_bytes => {
+                let (name, bytes) = (&self.name, made.bytes);
+                return Err(Error::new(Code::AlreadyExists, format!("Volume {name:?} already exists with a capacity of {bytes} bytes")));
+            }
+            _ => {}
+        }
         if self.parameters.reuse_access_point {
             self.client_token = hash(self.parameters.pvc_name.as_bytes());
             return Ok(self.list(Phase::Reusing));
@@ -116,7 +126,7 @@ impl Create {
         if self.phase == Phase::Listing {
             self.listed.extend(access_points.iter().cloned());
         } else if let Some(existing) = access_points.iter().find(|point| point.client_token == self.client_token) {
-            return self.adopt(existing.clone());
+            return self.adopt(shared, existing.clone());
         }
         if let Some(token) = next_token {
             return Ok(self.ask_page(Some(token.clone())));
@@ -162,12 +172,12 @@ impl Create {
         }
     }
 
-    fn adopt(&mut self, existing: AccessPoint) -> Result<Next, Error> {
+    fn adopt(&mut self, shared: &mut Shared, existing: AccessPoint) -> Result<Next, Error> {
         self.parameters
             .check_existing(&existing)
             .map_err(|why| Error::new(Code::AlreadyExists, format!("Invalid existing access point: {why}")))?;
         self.access_point_id = existing.access_point_id;
-        Ok(self.made())
+        Ok(self.made(shared))
     }
 
     /// Lists the access points for a free gid, unless both ids are given.
@@ -209,11 +219,11 @@ impl Create {
         })))
     }
 
-    fn created(&mut self, answer: &Answer) -> Next {
+    fn created(&mut self, shared: &mut Shared, answer: &Answer) -> Next {
         match answer {
             Ok(CloudReply::AccessPoint(point)) => {
                 self.access_point_id.clone_from(&point.access_point_id);
-                self.made()
+                self.made(shared)
             }
             Ok(_) => Next::fail(Error::new(Code::Internal, "unexpected answer from EFS")),
             Err(error) => match error.code() {
@@ -230,18 +240,18 @@ impl Create {
         }
     }
 
-    fn made(&mut self) -> Next {
+    fn made(&mut self, shared: &mut Shared) -> Next {
         if self.parameters.enforce_zone_affinity {
             self.phase = Phase::Zone;
             return Next::Ask(CloudCall::DescribeFileSystems { file_system_id: self.parameters.file_system_id.clone() });
         }
-        self.done(None)
+        self.done(shared, None)
     }
 
-    fn zone(&mut self, answer: &Answer) -> Next {
+    fn zone(&mut self, shared: &mut Shared, answer: &Answer) -> Next {
         match answer {
             Ok(CloudReply::FileSystems(found)) => match found.as_slice() {
-                [file_system] => self.done(file_system.availability_zone.as_deref()),
+                [file_system] => self.done(shared, file_system.availability_zone.as_deref()),
                 _ => Next::fail(Error::new(
                     Code::Internal,
                     format!(
@@ -263,7 +273,9 @@ impl Create {
         }
     }
 
-    fn done(&self, zone: Option<&str>) -> Next {
+    fn done(&self, shared: &mut Shared, zone: Option<&str>) -> Next {
+        let made = Made { bytes: self.capacity.required_bytes, access_point_id: self.access_point_id.clone() };
+        shared.sizes.insert(self.name.clone(), made);
         Next::Done(Ok(ControllerReply::CreateVolume(Volume {
             volume_id: format!("efs:{}::{}", self.parameters.file_system_id, self.access_point_id),
             capacity_bytes: self.capacity.required_bytes,

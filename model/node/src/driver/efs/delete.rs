@@ -38,9 +38,9 @@ impl Delete {
                 self.lock(shared, id)
             }
             Event::Go => self.lock(shared, id),
-            Event::Answer(Ok(_)) => done(),
+            Event::Answer(Ok(_)) => self.gone(shared),
             Event::Answer(Err(error)) => match error.code() {
-                "AccessPointNotFound" => done(),
+                "AccessPointNotFound" => self.gone(shared),
                 "AccessDeniedException" => Next::fail(access_denied()),
                 _ => Next::fail(Error::new(
                     Code::Internal,
@@ -51,6 +51,11 @@ impl Delete {
                 )),
             },
         }
+    }
+
+    fn gone(&self, shared: &mut Shared) -> Next {
+        shared.sizes.retain(|_, made| made.access_point_id != self.access_point_id);
+        Next::Done(Ok(ControllerReply::DeleteVolume))
     }
 
     fn lock(&mut self, shared: &mut Shared, id: CallId) -> Next {

@@ -36,6 +36,16 @@ struct Shared {
     options: Options,
     /// Access points being deleted, and by which call (`lockManager`).
     locked: BTreeMap<String, CallId>,
+    /// The volumes made since the driver started and not deleted, by name. EFS has no sizes, so this is the only place where it is known
+    /// that a name is asked for again with another one, which CSI has refused; after a restart it is not.
+    sizes: BTreeMap<String, Made>,
+}
+
+/// A volume that was made.
+#[derive(Debug, Clone)]
+struct Made {
+    bytes: u64,
+    access_point_id: String,
 }
 
 #[derive(Debug, Clone)]
@@ -85,7 +95,7 @@ pub struct Efs {
 
 impl Efs {
     pub fn new(options: Options) -> Self {
-        Self { calls: Calls::default(), shared: Shared { options, locked: BTreeMap::new() } }
+        Self { calls: Calls::default(), shared: Shared { options, ..Shared::default() } }
     }
 
     /// Applies one input. On a reject nothing has changed.

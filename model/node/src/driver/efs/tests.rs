@@ -209,3 +209,25 @@ fn what_the_driver_cannot_is_unimplemented() {
     let gone = ControllerCall::DeleteVolume { volume_id: "nonsense".into() };
     assert_eq!(run(&mut driver, &mut cloud, 2, gone), Ok(ControllerReply::DeleteVolume));
 }
+
+/// What csi-sanity asks beyond the real driver, which forgets the capacity and passes EFS's refusal of long tokens on.
+#[test]
+fn a_name_keeps_its_capacity_and_may_be_long() {
+    let (mut driver, mut cloud) = (Efs::default(), Cloud::default());
+    let name = "n".repeat(128);
+    let sized = |bytes: u64| {
+        let mut call = create(&name, &[("subPathPattern", "/foo")]);
+        if let ControllerCall::CreateVolume { capacity, .. } = &mut call {
+            capacity.required_bytes = bytes;
+        }
+        call
+    };
+    let first = volume(run(&mut driver, &mut cloud, 1, sized(1 << 30)));
+    assert_eq!(cloud.points[0].client_token.len(), 64);
+    assert_eq!(volume(run(&mut driver, &mut cloud, 2, sized(1 << 30))).volume_id, first.volume_id);
+    assert_eq!(run(&mut driver, &mut cloud, 3, sized(2 << 30)).unwrap_err().code, Code::AlreadyExists);
+    // A deleted volume's name is free again, and nothing of it is kept.
+    run(&mut driver, &mut cloud, 4, ControllerCall::DeleteVolume { volume_id: first.volume_id }).unwrap();
+    assert!(driver.shared.sizes.is_empty());
+    volume(run(&mut driver, &mut cloud, 5, sized(2 << 30)));
+}
