@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use ebbtide_tests::{Ebbtide, program, root, text, wait_for};
@@ -17,6 +17,33 @@ const RUN_LIMIT: &str = "400";
 
 const EBS_PARAMETERS: &str = r#"{"type": "gp3", "iops": "3000"}"#;
 const EBS_MUTABLE: &str = r#"{"iops": "3014", "throughput": "153"}"#;
+
+/// What the EBS driver 1.64 answers against CSI, whatever EC2 it has (`shared/spec/real-drivers.md` §2).
+const EBS_KNOWN: &[(&str, &str)] = &[
+    ("ValidateVolumeCapabilities should fail when the requested volume does not exist", "InvalidVolume.NotFound becomes Internal"),
+    ("ModifyVolume [Controller Server] should fail if volume does not exist", "InvalidVolume.NotFound becomes Internal"),
+    ("should return empty when the specified snapshot id does not exist", "InvalidSnapshot.NotFound becomes Internal"),
+    ("should return next token when a limited number of entries are requested", "it refuses MaxResults below 5"),
+    ("NodeExpandVolume should fail when volume is not found", "a path that does not exist becomes Internal"),
+];
+
+/// The same with `--batching=true`: a batch that fails is taken apart for the next try only, and the caller sees Internal.
+const EBS_BATCHING_KNOWN: &[(&str, &str)] = &[
+    EBS_KNOWN[0],
+    EBS_KNOWN[1],
+    EBS_KNOWN[2],
+    EBS_KNOWN[3],
+    EBS_KNOWN[4],
+    ("ControllerPublishVolume should fail when the volume does not exist", "the batched DescribeInstances fails as Internal"),
+    ("ControllerPublishVolume should fail when the node does not exist", "the batched DescribeInstances fails as Internal"),
+];
+
+/// What the EFS driver 3.4 answers against CSI.
+const EFS_KNOWN: &[(&str, &str)] = &[
+    ("with already existing name and different capacity", "a file system has no capacity, and the driver keeps none"),
+    ("should not fail when creating volume with maximum-length name", "the name is the client token, of which EFS takes 64 characters"),
+    ("NodeUnpublishVolume should remove target path", "the driver unmounts and leaves the directory to the kubelet"),
+];
 
 /// A driver under test.
 struct Driver {
@@ -200,5 +227,126 @@ fn built_in_efs_driver() {
     let ebbtide = Ebbtide::up(&[]);
     let driver = built_in(&ebbtide, "efs.csi.aws.com", efs_args(&ebbtide));
     sanity(&ebbtide, &ebbtide.nodes()[0], &driver, "mount", 32);
+    nothing_left_in_efs(&ebbtide);
+}
+
+/// A real driver's process in a node, started again whenever it ends, as its pod would be.
+struct RealDriver {
+    wrapper: Child,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+impl RealDriver {
+    /// Starts what the environment variable names; says `skipped` and answers none without it.
+    fn start(ebbtide: &Ebbtide, node: &Value, variable: &str, args: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
+        let binary = std::env::var_os(variable)?;
+        let binary = std::fs::canonicalize(&binary).unwrap_or_else(|error| panic!("{variable}={binary:?}: {error}"));
+        let socket = ebbtide.dir().join("real.sock");
+        let log = ebbtide.dir().join("real.log");
+        // What it writes below /etc stays in the node.
+        let script = r#"
+            set -e
+            mkdir -p "$0/etc" "$0/work"
+            mount -t overlay overlay -o "lowerdir=/etc,upperdir=$0/etc,workdir=$0/work" /etc
+            while :; do
+                "$@" || true
+                echo "=== the driver ended; starting it again"
+                sleep 0.2
+            done"#;
+        let dir = ebbtide.dir().join("real");
+        let mut argv: Vec<String> = ["sh", "-c", script].map(str::to_owned).into();
+        argv.extend([dir.display().to_string(), binary.display().to_string()]);
+        argv.extend(args.iter().map(|arg| arg.replace("SOCKET", &format!("unix://{}", socket.display()))));
+        let output = std::fs::File::create(&log).expect("a log");
+        let wrapper = in_node(ebbtide, node["name"].as_str().expect("a name"), &argv)
+            .env_remove("AWS_EC2_METADATA_DISABLED")
+            .env_remove("AWS_ENDPOINT_URL")
+            .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", node["metadata"]["node"].as_str().expect("an address of the metadata service"))
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a log"))
+            .stderr(output)
+            .spawn()
+            .expect("running ebbtide");
+        let driver = Self { wrapper, socket, log };
+        wait_for("the real driver to serve", Duration::from_secs(60), || std::os::unix::net::UnixStream::connect(&driver.socket).is_ok());
+        Some(driver)
+    }
+
+    fn under_test(&self, args: Vec<String>, known: &'static [(&'static str, &'static str)]) -> Driver {
+        Driver { node_socket: self.socket.clone(), controller_socket: self.socket.clone(), args, known }
+    }
+}
+
+impl Drop for RealDriver {
+    fn drop(&mut self) {
+        // What it runs in the node ends with the node.
+        let _ = self.wrapper.kill();
+        let _ = self.wrapper.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("the real driver's log ends with:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+        }
+    }
+}
+
+/// Whether a real driver is given, and this machine can run it.
+fn given(variable: &str) -> bool {
+    if std::env::var_os(variable).is_none() {
+        eprintln!("skipped: no driver binary ({variable})");
+        return false;
+    }
+    root()
+}
+
+/// The first node, as `ebbtide node ls` shows it.
+fn first_node(ebbtide: &Ebbtide) -> Value {
+    let output = ebbtide.ebbtide(&["node", "ls", "-o", "json"]);
+    let nodes: Value = serde_json::from_slice(&output.stdout).expect("JSON of node ls");
+    nodes[0].clone()
+}
+
+fn real_ebs(batching: &str, known: &'static [(&'static str, &'static str)]) {
+    const BINARY: &str = "EBBTIDE_TEST_EBS_DRIVER";
+    if !given(BINARY) {
+        return;
+    }
+    let ebbtide = Ebbtide::up(&[]);
+    let node = first_node(&ebbtide);
+    let (endpoint, batching) = (ebbtide.endpoint(), format!("--batching={batching}"));
+    let args = ["all", "--endpoint=SOCKET", "--metadata-sources=imds", &batching];
+    let Some(driver) = RealDriver::start(&ebbtide, &node, BINARY, &args, &[("AWS_EC2_ENDPOINT", &endpoint)]) else { return };
+    let under_test = driver.under_test(ebs_args(&ebbtide), known);
+    for access in ["mount", "block"] {
+        sanity(&ebbtide, node["name"].as_str().expect("a name"), &under_test, access, 79 - known.len());
+    }
+    nothing_left_in_ec2(&ebbtide);
+}
+
+#[test]
+fn real_ebs_driver() {
+    real_ebs("false", EBS_KNOWN);
+}
+
+#[test]
+fn real_ebs_driver_that_batches() {
+    real_ebs("true", EBS_BATCHING_KNOWN);
+}
+
+#[test]
+fn real_efs_driver() {
+    const BINARY: &str = "EBBTIDE_TEST_EFS_DRIVER";
+    if !given(BINARY) {
+        return;
+    }
+    let ebbtide = Ebbtide::up(&[]);
+    let node = first_node(&ebbtide);
+    let (endpoint, files) = (ebbtide.endpoint(), format!("--efs-utils-static-files-path={}", ebbtide.dir().display()));
+    let args = ["--endpoint=SOCKET", "--logtostderr", "--vol-metrics-opt-in=true", &files];
+    let Some(driver) = RealDriver::start(&ebbtide, &node, BINARY, &args, &[("AWS_ENDPOINT_URL", &endpoint)]) else { return };
+    let under_test = driver.under_test(efs_args(&ebbtide), EFS_KNOWN);
+    sanity(&ebbtide, node["name"].as_str().expect("a name"), &under_test, "mount", 32 - EFS_KNOWN.len());
     nothing_left_in_efs(&ebbtide);
 }
