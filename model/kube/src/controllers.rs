@@ -232,6 +232,9 @@ pub(crate) fn has_finalizer(metadata: &k8s_openapi::apimachinery::pkg::apis::met
 pub(crate) fn drop_finalizer(metadata: &mut k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta, finalizer: &str) {
     if let Some(finalizers) = &mut metadata.finalizers {
         finalizers.retain(|known| known != finalizer);
+        if finalizers.is_empty() {
+            metadata.finalizers = None;
+        }
     }
 }
 

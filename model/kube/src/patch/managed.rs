@@ -251,6 +251,17 @@ fn api_version(json: &Value) -> String {
     json.get("apiVersion").and_then(Value::as_str).unwrap_or("v1").to_owned()
 }
 
+/// Notes who set the fields of an object that is created. A status that is written apart is not among them.
+pub fn record_create(new: &mut Object, manager: &str, has_status: bool, at: Timestamp) -> Result<(), ApiError> {
+    record_update(None, new, manager, Subresource::None, at)?;
+    if has_status {
+        let mut all = owners(new);
+        all.iter_mut().for_each(|owner| owner.paths.retain(|path| path.first().is_none_or(|first| first != "f:status")));
+        store(new, all);
+    }
+    Ok(())
+}
+
 /// Notes what an update by a manager changed.
 pub fn record_update(
     old: Option<&Object>,

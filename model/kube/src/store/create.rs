@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::admission;
 use crate::object::{Kind, Object};
 use crate::patch::managed;
-use crate::write::{ApiError, Cause, Details, Subresource};
+use crate::write::{ApiError, Cause, Details};
 
 use super::delete::{CLEANUP, Chore};
 use super::update::Fields;
@@ -76,7 +76,7 @@ impl Store {
             Fields::Keep => object.metadata_mut().managed_fields = None,
             Fields::Track(manager) => {
                 object.metadata_mut().managed_fields = None;
-                managed::record_update(None, &mut object, manager, Subresource::None, at)?;
+                managed::record_create(&mut object, manager, self.has_status(&kind), at)?;
             }
             Fields::Given => {}
         }

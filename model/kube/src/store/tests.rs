@@ -261,6 +261,20 @@ fn what_admission_adds_is_nobodys() {
 }
 
 #[test]
+fn who_creates_an_object_does_not_own_its_status() {
+    let mut store = store();
+    let options = Options { field_manager: Some("csi-provisioner".into()), ..Options::default() };
+    let volume = json!({"metadata": {"name": "v"}, "status": {},
+        "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "csi": {"driver": "d", "volumeHandle": "h"}}});
+    let write = Write::Create { object: object(Kind::PersistentVolume, volume) };
+    store.step_with(at(1), &write, &options, &mut Vec::new()).unwrap();
+    let json = store.object(&Key::new(Kind::PersistentVolume, "", "v")).unwrap().to_json().unwrap();
+    let fields = &json["metadata"]["managedFields"][0]["fieldsV1"];
+    assert_eq!(fields["f:spec"]["f:csi"], json!({"f:driver": {}, "f:volumeHandle": {}}));
+    assert_eq!(fields.get("f:status"), None, "{fields:#}");
+}
+
+#[test]
 fn a_pods_spec_is_fixed() {
     let mut store = store();
     ok(&mut store, Write::create(pod("p")));
