@@ -1,5 +1,6 @@
 //! The four patch types over JSON (kube-api.md §1, §2).
 
+mod json;
 pub mod keys;
 pub mod managed;
 mod strategic;
@@ -17,9 +18,10 @@ pub fn apply(kind: &Kind, mut target: Value, patch: &Patch) -> Result<Value, Api
         Patch::Json(operations) => {
             let operations: json_patch::Patch = serde_json::from_value(operations.clone())
                 .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
-            json_patch::patch(&mut target, &operations).map_err(|error| {
+            json::apply(&mut target, operations.0).map_err(|_| {
+                // The real server does not say what is wrong either.
                 let mut refused = ApiError::invalid(kind, "", Vec::new());
-                refused.message = format!("the server rejected our request due to an error in our request: {error}");
+                refused.message = "the server rejected our request due to an error in our request".to_owned();
                 refused
             })?;
             Ok(target)
