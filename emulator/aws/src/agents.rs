@@ -26,6 +26,11 @@ pub async fn serve(ctx: Arc<Ctx>, mut socket: WebSocket) {
         tracing::warn!(instance = %hello.instance_id, %message, "refused an agent");
         return refuse(&mut socket, message).await;
     }
+    if ctx.engine.read(|aws| aws.faults.unreachable(&hello.instance_id)).await {
+        // No word: the agent sees a connection that ends, and tries again.
+        tracing::debug!(instance = %hello.instance_id, "a fault keeps an agent away");
+        return;
+    }
     let instance = hello.instance_id.clone();
     // The old connection's calls are lost, and the machine hears so before it hears what the new one has.
     ctx.hub.disconnect(&instance);

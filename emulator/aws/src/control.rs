@@ -17,7 +17,7 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::ctx::Ctx;
 use crate::hub::HubError;
 use crate::server::Server;
-use crate::{agents, metrics};
+use crate::{agents, faults, metrics};
 
 /// How long a reset waits for a device to go.
 const DETACH: Duration = Duration::from_secs(10);
@@ -36,10 +36,11 @@ pub async fn handle(server: &Arc<Server>, method: &Method, path: &str, body: &By
         "/_ebbtide/info" | "/_localstack/info" if get => info(server).await,
         "/_ebbtide/events" if get => events(server),
         "/metrics" if get => {
-            let states = ctx.engine.read(metrics::states).await;
-            let text = server.metrics.text(states, ctx.hub.instances().len());
+            let (states, hits) = ctx.engine.read(|aws| (metrics::states(aws), aws.faults.hits().collect())).await;
+            let text = server.metrics.text(states, hits, ctx.hub.instances().len());
             ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
         }
+        _ if faults::serves(path) => faults::handle(ctx, method, path, body).await,
         "/_ebbtide/reset" if method == Method::POST => reset(server).await,
         "/_ebbtide/efs/mount" if method == Method::POST => match serde_json::from_slice(body) {
             Ok(request) => match efs_mount(ctx, &request).await {

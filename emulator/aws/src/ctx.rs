@@ -6,7 +6,7 @@ use std::pin::Pin;
 
 use emulator_common::places::Places;
 use model_aws::world::World;
-use model_aws::{Effect, Input, Profile, ec2, efs, kms};
+use model_aws::{Effect, Input, Profile, ec2, efs, faults, kms};
 
 use crate::engine::{Ended, Engine, Outside};
 use crate::hub::Hub;
@@ -26,8 +26,12 @@ pub struct Ctx {
 impl Ctx {
     /// What the machines are told when they start: what is on the disk, and, where no agent can ever come, why not.
     pub fn booted(&self, blocks: ec2::Observed, trees: BTreeSet<String>) -> Vec<Input> {
-        let mut inputs =
-            vec![Input::Ec2(ec2::Input::Booted(blocks)), Input::Efs(efs::Input::Booted { trees }), Input::Kms(kms::Input::Booted)];
+        let mut inputs = vec![
+            Input::Ec2(ec2::Input::Booted(blocks)),
+            Input::Efs(efs::Input::Booted { trees }),
+            Input::Kms(kms::Input::Booted),
+            Input::Faults(faults::Input::Booted),
+        ];
         if self.no_devices.is_some() {
             inputs.extend(self.world.nodes().into_iter().map(|node| {
                 Input::Ec2(ec2::Input::Connected {
@@ -59,8 +63,9 @@ impl Outside for Hands {
                     let result = crate::efs::perform(&ctx, &work).await;
                     ended.say(Input::Efs(model_aws::efs::Input::Done(work, result)));
                 }
+                Effect::Faults(faults::Effect::Cut { instance }) => ctx.hub.disconnect(&instance),
                 // Replies and timers are the engine's own.
-                Effect::Ec2(_) | Effect::Efs(_) | Effect::Kms(_) => {}
+                Effect::Ec2(_) | Effect::Efs(_) | Effect::Kms(_) | Effect::Faults(_) => {}
             }
         })
     }

@@ -13,14 +13,16 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use emulator_common::store::Store;
 use model_aws::{Aws, Effect, Input, Reject};
 use tokio::sync::{broadcast, oneshot, watch};
 
+mod history;
 mod journal;
 mod sort;
 mod timers;
@@ -60,6 +62,8 @@ impl Drop for Ended {
 pub struct Engine {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Message>,
+    /// What is read in the place of the state.
+    past: Option<Arc<Aws>>,
 }
 
 /// What readers and the writer share.
@@ -71,6 +75,9 @@ struct Shared {
     /// Why nothing can be acknowledged now.
     fault: watch::Sender<Option<Arc<str>>>,
     events: broadcast::Sender<Arc<str>>,
+    /// Whether there are faults: asked by every request.
+    faulty: AtomicBool,
+    history: Mutex<history::History>,
 }
 
 struct Applied {
@@ -107,16 +114,18 @@ impl Engine {
     /// Starts the writer's thread. Effects begin when [`Engine::connect`] has said who carries them out.
     pub fn start(store: Arc<dyn Store>, aws: Aws, journal: Option<Journal>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
-            state: RwLock::new(Applied { aws, sequence: 0 }),
             durable: AtomicU64::new(0),
             durable_changed: watch::Sender::new(0),
             fault: watch::Sender::new(None),
             events: broadcast::Sender::new(4096),
+            faulty: AtomicBool::new(!aws.faults.is_empty()),
+            history: Mutex::default(),
+            state: RwLock::new(Applied { aws, sequence: 0 }),
         });
         let (queue, inbox) = mpsc::channel();
         let writer = writer::Writer::new(shared.clone(), store, journal, inbox, queue.clone(), tokio::runtime::Handle::current());
         std::thread::Builder::new().name("aws-writer".to_owned()).spawn(move || writer.run())?;
-        Ok(Self { shared, queue })
+        Ok(Self { shared, queue, past: None })
     }
 
     /// Says who carries out effects.
@@ -146,6 +155,9 @@ impl Engine {
     /// Reads the state in the caller's task. Resolves when everything that `f` could have seen is durable. `f` must be quick:
     /// the writer waits for it.
     pub async fn read<R>(&self, f: impl FnOnce(&Aws) -> R) -> R {
+        if let Some(past) = &self.past {
+            return f(past);
+        }
         let (result, seen) = {
             let applied = self.shared.state.read().unwrap_or_else(PoisonError::into_inner);
             (f(&applied.aws), applied.sequence)
@@ -155,6 +167,17 @@ impl Engine {
             let _ = self.shared.durable_changed.subscribe().wait_for(|durable| *durable >= seen).await;
         }
         result
+    }
+
+    /// Whether there are faults.
+    pub fn faulty(&self) -> bool {
+        self.shared.faulty.load(Ordering::Acquire)
+    }
+
+    /// The same engine, but reads see the state as it was so long ago, as far back as it is known; commands act on the present.
+    pub fn as_of(&self, lag: Duration) -> Self {
+        let past = self.shared.history.lock().unwrap_or_else(PoisonError::into_inner).as_of(Instant::now(), lag);
+        Self { past, ..self.clone() }
     }
 
     /// Why nothing can be acknowledged now: the last commit failed, or the engine stopped.

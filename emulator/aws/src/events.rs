@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use model_aws::faults::Hit;
 use model_aws::{At, Aws, Dirty};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -53,6 +54,19 @@ pub fn describe(at: At, aws: &Aws, dirty: &Dirty) -> Option<String> {
     serde_json::to_string(&Event { time: timestamp(at), kind, id: &id, state, attachments: attachments(aws, dirty), record }).ok()
 }
 
+/// The line of a fault that was met.
+pub fn hit(at: At, hit: &Hit) -> Option<String> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        time: String,
+        kind: &'static str,
+        id: &'a str,
+        state: &'static str,
+        record: &'a Hit,
+    }
+    serde_json::to_string(&Line { time: timestamp(at), kind: "fault", id: &hit.fault, state: "hit", record: hit }).ok()
+}
+
 /// The line of a reset.
 pub fn reset(at: At) -> String {
     format!("{{\"time\":\"{}\",\"kind\":\"reset\"}}", timestamp(at))
@@ -69,6 +83,12 @@ fn resource<'a>(aws: &'a Aws, dirty: &'a Dirty) -> Option<Resource<'a>> {
             let seed = aws.ec2.seed();
             let snapshot = aws.ec2.snapshots().find(|snapshot| snapshot.key.id(seed) == dirty.key);
             Some(("snapshot", id(), snapshot.map(|snapshot| snapshot.status().name())))
+        }
+        "faults" => {
+            // That it came and that it went; its hits are told one by one.
+            let fault = aws.faults.fault(&dirty.key);
+            let told = dirty.value.is_none() || fault.is_some_and(|fault| fault.calls == 0);
+            told.then(|| ("fault", id(), Some("active")))
         }
         "ec2.securityGroups" => Some(("securityGroup", id(), None)),
         _ => aws.efs.changed(dirty).or_else(|| aws.kms.changed(dirty)),

@@ -14,6 +14,7 @@ mod efs;
 pub mod engine;
 mod error;
 mod events;
+mod faults;
 mod guard;
 pub mod hub;
 pub mod imds;

@@ -1,9 +1,10 @@
 //! `/metrics` for Prometheus.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use model_aws::Aws;
+use model_aws::faults::Action;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -25,6 +26,11 @@ struct Service {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Fault {
+    action: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Resource {
     kind: &'static str,
     state: &'static str,
@@ -37,6 +43,7 @@ pub struct Metrics {
     seconds: Family<Service, Histogram, fn() -> Histogram>,
     resources: Family<Resource, Gauge>,
     agents: Gauge,
+    faults: Family<Fault, Counter<u64, AtomicU64>>,
 }
 
 fn buckets() -> Histogram {
@@ -54,7 +61,9 @@ impl Default for Metrics {
         registry.register("resources", "Resources by kind and state", resources.clone());
         let agents = Gauge::default();
         registry.register("agents", "Connected agents", agents.clone());
-        Self { registry, requests, seconds, resources, agents }
+        let faults = Family::default();
+        registry.register("fault_hits", "Calls, volumes and nodes that met a fault", faults.clone());
+        Self { registry, requests, seconds, resources, agents, faults }
     }
 }
 
@@ -67,10 +76,14 @@ impl Metrics {
     }
 
     /// The text of all metrics. What exists is counted now, which takes as long as there are volumes.
-    pub fn text(&self, states: Vec<((&'static str, &'static str), i64)>, agents: usize) -> String {
+    pub fn text(&self, states: Vec<((&'static str, &'static str), i64)>, hits: Vec<(Action, u64)>, agents: usize) -> String {
         self.resources.clear();
         for ((kind, state), count) in states {
             self.resources.get_or_create(&Resource { kind, state }).set(count);
+        }
+        for (action, count) in hits {
+            // The machine counts; this only shows it.
+            self.faults.get_or_create(&Fault { action: action.id() }).inner().store(count, Ordering::Relaxed);
         }
         self.agents.set(i64::try_from(agents).unwrap_or(i64::MAX));
         let mut out = String::new();

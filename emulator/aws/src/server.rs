@@ -12,6 +12,7 @@ use axum::extract::{ConnectInfo, Request};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{Method, StatusCode};
+use model_aws::faults::ApiError;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,7 @@ use crate::ctx::Ctx;
 use crate::efs::EfsError;
 use crate::engine::now;
 use crate::error::Ec2Error;
+use crate::faults::{self, Asked, Hangup};
 use crate::guard::Guard;
 use crate::kms::KmsError;
 use crate::metrics::Metrics;
@@ -78,6 +80,18 @@ impl Service {
             Self::Kms => "kms",
             Self::Sts => "sts",
             Self::Control => "ebbtide",
+        }
+    }
+
+    /// The error of a fault, in the protocol's own form.
+    fn refused(self, error: ApiError) -> Response {
+        let ApiError { status, code, message } = error;
+        match self {
+            Self::Ec2 => Ec2Error { status, ..Ec2Error::new(code, message) }.into_response(),
+            Self::Sts => sts_error(&Ec2Error { status, ..Ec2Error::new(code, message) }),
+            Self::Efs => efs::refused(status, &code, &message),
+            Self::Kms => kms::refused(status, &code, &message),
+            Self::Control => control::refuse(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), message),
         }
     }
 
@@ -150,15 +164,32 @@ async fn answer(server: &Arc<Server>, service: &mut Service, mut parts: Parts, b
             let Some(path) = parts.uri.path().strip_prefix(EFS_PREFIX) else {
                 return service.error(404, "", "UnknownOperationException", format!("{} is no path of EFS", parts.uri.path()));
             };
-            let answer = efs::handle(&server.ctx, &parts.method, path, parts.uri.query(), &body).await;
-            answer.action.clone_into(action);
+            let segments = efs::segments(path);
+            let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+            let operation = efs::operation(&parts.method, &segments);
+            operation.clone_into(action);
+            let form = parts.uri.query().unwrap_or_default();
+            let asked = Asked { service: service.name(), operation, parts: &parts, form, json: &body };
+            let gate = match faults::meet(&server.ctx, &asked).await {
+                Ok(gate) => gate,
+                Err(error) => return service.refused(error),
+            };
+            let answer = efs::handle(gate.ctx(&server.ctx), &parts.method, path, parts.uri.query(), &body).await;
+            gate.carried_out();
             answer.into_response()
         }
         Service::Kms => {
             if let Err(denied) = server.auth.check(now(), &parts, &body) {
                 return deny(*service, &denied);
             }
-            let answer = kms::handle(&server.ctx, &parts.method, &parts.headers, &body).await;
+            let operation = kms::action(&parts.headers);
+            let asked = Asked { service: service.name(), operation, parts: &parts, form: "", json: &body };
+            let gate = match faults::meet(&server.ctx, &asked).await {
+                Ok(gate) => gate,
+                Err(error) => return service.refused(error),
+            };
+            let answer = kms::handle(gate.ctx(&server.ctx), &parts.method, &parts.headers, &body).await;
+            gate.carried_out();
             answer.action.clone_into(action);
             answer.into_response()
         }
@@ -202,14 +233,20 @@ async fn query(server: &Arc<Server>, service: &mut Service, parts: &mut Parts, b
         }
         Err(error) => return service.error(error.status, "MalformedQueryString", "BadRequest", error.message),
     };
+    let asked = Asked { service: service.name(), operation: &name, parts, form: &form, json: b"" };
+    let gate = match faults::meet(&server.ctx, &asked).await {
+        Ok(gate) => gate,
+        Err(error) => return service.refused(error),
+    };
     let result = if *service == Service::Sts {
         let id = xml::request_id();
         let token = parts.headers.get(SESSION_TOKEN).and_then(|value| value.to_str().ok());
         let session = credential.zip(token).and_then(|(credential, token)| server.auth.session(credential.access_key, token));
         sts::handle(&server.ctx, &server.auth, &name, params, session.as_ref(), now(), &id).map(|text| xml::respond(200, &id, |_| text))
     } else {
-        ec2::handle(&server.ctx, &name, params).await.map(xml::XmlBody::into_response)
+        ec2::handle(gate.ctx(&server.ctx), &name, params).await.map(xml::XmlBody::into_response)
     };
+    gate.carried_out();
     match result {
         Ok(response) => {
             *action = name;
@@ -251,19 +288,20 @@ pub struct Listener {
     pub permits: Arc<tokio::sync::Semaphore>,
 }
 
-/// Who is at the other end of a connection.
-#[derive(Clone, Copy)]
-pub struct Peer(pub SocketAddr);
+/// Who is at the other end of a connection, and the way to end it without an answer.
+#[derive(Clone)]
+pub struct Peer(pub SocketAddr, pub Hangup);
 
 /// A connection with its permit.
 pub struct Socket {
     tcp: tokio::net::TcpStream,
+    hangup: Hangup,
     _permit: tokio::sync::OwnedSemaphorePermit,
 }
 
 impl<'a> axum::extract::connect_info::Connected<axum::serve::IncomingStream<'a, Listener>> for Peer {
     fn connect_info(stream: axum::serve::IncomingStream<'a, Listener>) -> Self {
-        Self(*stream.remote_addr())
+        Self(*stream.remote_addr(), stream.io().hangup.clone())
     }
 }
 
@@ -277,7 +315,7 @@ impl axum::serve::Listener for Listener {
         let (tcp, peer) = axum::serve::Listener::accept(&mut self.tcp).await;
         // Without it answers are slower, not wrong.
         let _ = tcp.set_nodelay(true);
-        (Socket { tcp, _permit: permit }, peer)
+        (Socket { tcp, hangup: Hangup::default(), _permit: permit }, peer)
     }
 
     fn local_addr(&self) -> std::io::Result<SocketAddr> {
@@ -293,10 +331,12 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        self.hangup.check()?;
         Pin::new(&mut self.tcp).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.hangup.check()?;
         Pin::new(&mut self.tcp).poll_flush(cx)
     }
 
@@ -305,6 +345,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<std::io::Result<usize>> {
+        self.hangup.check()?;
         Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
     }
 

@@ -7,6 +7,8 @@ use reqwest::{Client, Method, StatusCode};
 
 use super::*;
 
+mod faults;
+
 struct Endpoint {
     running: Option<Running>,
     url: String,

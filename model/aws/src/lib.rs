@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod ec2;
 pub mod efs;
+pub mod faults;
 pub mod kms;
 pub mod world;
 
@@ -54,6 +55,7 @@ pub struct Aws {
     pub ec2: ec2::State,
     pub efs: efs::State,
     pub kms: kms::State,
+    pub faults: faults::State,
 }
 
 /// Commands, completions of effects, timers, and what was observed at a start.
@@ -63,6 +65,7 @@ pub enum Input {
     Ec2(ec2::Input),
     Efs(efs::Input),
     Kms(kms::Input),
+    Faults(faults::Input),
 }
 
 /// What the shell shall do: reply, arm or disarm a timer, or act on the outside.
@@ -72,6 +75,7 @@ pub enum Effect {
     Ec2(ec2::Effect),
     Efs(efs::Effect),
     Kms(kms::Effect),
+    Faults(faults::Effect),
 }
 
 /// Why an input changed nothing.
@@ -84,17 +88,24 @@ pub enum Reject {
     Efs(#[from] efs::Reject),
     #[error(transparent)]
     Kms(#[from] kms::Reject),
+    #[error(transparent)]
+    Faults(#[from] faults::Reject),
 }
 
 impl Aws {
     /// A new AWS in which only the world's own things exist.
     pub fn new(world: &World, profile: Profile) -> Self {
-        Self { ec2: ec2::State::new(world, profile), efs: efs::State::new(world, profile), kms: kms::State::new(world) }
+        Self {
+            ec2: ec2::State::new(world, profile),
+            efs: efs::State::new(world, profile),
+            kms: kms::State::new(world),
+            faults: faults::State::new(world),
+        }
     }
 
     /// The tables in which records are saved.
     pub fn tables() -> impl Iterator<Item = &'static str> {
-        ec2::TABLES.iter().chain(efs::TABLES).chain(kms::TABLES).copied()
+        ec2::TABLES.iter().chain(efs::TABLES).chain(kms::TABLES).chain(faults::TABLES).copied()
     }
 
     /// AWS as the saved records (table, key, value) say, indexes included. No effects follow; the shell observes the kernel
@@ -106,7 +117,10 @@ impl Aws {
     ) -> Result<Self, LoadError> {
         let mut aws = Self::new(world, profile);
         for (table, key, value) in records {
-            let known = aws.ec2.restore(table, key, value)? || aws.efs.restore(table, key, value)? || aws.kms.restore(table, key, value)?;
+            let known = aws.ec2.restore(table, key, value)?
+                || aws.efs.restore(table, key, value)?
+                || aws.kms.restore(table, key, value)?
+                || aws.faults.restore(table, key, value)?;
             if !known {
                 return Err(LoadError { table: table.to_owned(), key: key.to_owned(), message: "no such table".to_owned() });
             }
@@ -121,8 +135,9 @@ impl Aws {
                 if let ec2::Input::Command(command) = input {
                     self.check_across(command)?;
                 }
+                let held = self.hold(input, out);
                 let mut effects = Vec::new();
-                self.ec2.step(at, &self.kms, input, &mut effects)?;
+                self.ec2.step_held(at, &self.kms, input, held, &mut effects)?;
                 out.extend(effects.into_iter().map(Effect::Ec2));
             }
             Input::Efs(input) => {
@@ -135,8 +150,29 @@ impl Aws {
                 self.kms.step(at, input, &mut effects)?;
                 out.extend(effects.into_iter().map(Effect::Kms));
             }
+            Input::Faults(input) => {
+                let mut effects = Vec::new();
+                let gone = self.faults.step(&self.ec2, input, &mut effects)?;
+                out.extend(effects.into_iter().map(Effect::Faults));
+                let mut effects = Vec::new();
+                gone.iter().for_each(|fault| self.ec2.release(at, fault, &mut effects));
+                out.extend(effects.into_iter().map(Effect::Ec2));
+            }
         }
         Ok(())
+    }
+
+    /// The fault that what a command begins meets. Only a command that is accepted meets one.
+    fn hold(&mut self, input: &ec2::Input, out: &mut Vec<Effect>) -> ec2::Held {
+        let ec2::Input::Command(command) = input else { return ec2::Held::default() };
+        if !self.faults.on_storage() || self.dry_run(command).is_err() {
+            return ec2::Held::default();
+        }
+        let Some(call) = self.ec2.begins(command) else { return ec2::Held::default() };
+        let mut effects = Vec::new();
+        let held = self.faults.hold(&call, &mut effects);
+        out.extend(effects.into_iter().map(Effect::Faults));
+        held
     }
 
     /// What EC2 refuses because of EFS: a security group that a mount target's interface carries.
@@ -160,6 +196,7 @@ impl Aws {
         let mut dirty = self.ec2.take_dirty();
         dirty.extend(self.efs.take_dirty());
         dirty.extend(self.kms.take_dirty());
+        dirty.extend(self.faults.take_dirty());
         dirty
     }
 }

@@ -35,6 +35,7 @@ impl From<Reject> for Refusal {
                 let (code, status) = kms::reject_to_error(&reject);
                 Self { code: code.into(), message: reject.to_string(), status }
             }
+            Reject::Faults(reject) => Self { code: "InternalError".into(), message: reject.to_string(), status: 500 },
         }
     }
 }
@@ -92,6 +93,8 @@ impl World {
                 Effect::Efs(efs::Effect::Work(work)) => self.soon(Part::Device, Event::Tree(work)),
                 // Nobody in this world changes keys, so none is replied and none is to be deleted.
                 Effect::Kms(_) => {}
+                // Nor does a scenario fill the table of faults yet.
+                Effect::Faults(_) => {}
             }
         }
         // The virtual disk is the memory itself: nothing is to be saved.

@@ -99,11 +99,13 @@ async fn run(ctx: &Ctx, params: &Params, command: Command) -> Result<Reply, Ec2E
     }
     let effects = ctx.engine.command(Input::Ec2(model_aws::ec2::Input::Command(command))).await.map_err(|reject| match reject {
         model_aws::Reject::Ec2(reject) => error_of(&reject),
-        other @ (model_aws::Reject::Efs(_) | model_aws::Reject::Kms(_)) => Ec2Error::new("InternalError", other.to_string()),
+        other @ (model_aws::Reject::Efs(_) | model_aws::Reject::Kms(_) | model_aws::Reject::Faults(_)) => {
+            Ec2Error::new("InternalError", other.to_string())
+        }
     })?;
     let reply = effects.into_iter().find_map(|effect| match effect {
         model_aws::Effect::Ec2(Effect::Reply(reply)) => Some(reply),
-        model_aws::Effect::Ec2(_) | model_aws::Effect::Efs(_) | model_aws::Effect::Kms(_) => None,
+        model_aws::Effect::Ec2(_) | model_aws::Effect::Efs(_) | model_aws::Effect::Kms(_) | model_aws::Effect::Faults(_) => None,
     });
     reply.ok_or_else(no_reply)
 }

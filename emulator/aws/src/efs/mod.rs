@@ -2,7 +2,9 @@
 
 mod effects;
 mod rest;
+mod route;
 mod shapes;
 
 pub use effects::{observe, perform};
-pub use rest::{EfsError, handle};
+pub use rest::{EfsError, handle, refused};
+pub use route::{operation, segments};

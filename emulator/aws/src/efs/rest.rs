@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::route::{operation, segments};
 use super::shapes::{self, Owner};
 use crate::ctx::Ctx;
 use crate::xml::request_id;
@@ -18,8 +19,6 @@ const LONGEST_PAGE: usize = 1000;
 
 /// A finished answer.
 pub struct Answer {
-    /// The action's name, for metrics.
-    pub action: &'static str,
     pub result: Result<(u16, Vec<u8>), EfsError>,
 }
 
@@ -49,10 +48,21 @@ impl IntoResponse for EfsError {
         if let (Some((field, id)), Some(body)) = (self.0.existing, body.as_object_mut()) {
             body.insert(field.to_owned(), id.into());
         }
-        let mut response = respond(self.0.status, body.to_string().into_bytes());
-        response.headers_mut().insert("x-amzn-errortype", HeaderValue::from_static(self.0.code));
-        response
+        error_response(self.0.status, self.0.code, &body)
     }
+}
+
+fn error_response(status: u16, code: &str, body: &serde_json::Value) -> Response {
+    let mut response = respond(status, body.to_string().into_bytes());
+    if let Ok(code) = HeaderValue::from_str(code) {
+        response.headers_mut().insert("x-amzn-errortype", code);
+    }
+    response
+}
+
+/// An error with a code that is not the machine's own: of the table of faults.
+pub fn refused(status: u16, code: &str, message: &str) -> Response {
+    error_response(status, code, &json!({"ErrorCode": code, "Message": message}))
 }
 
 impl IntoResponse for Answer {
@@ -108,52 +118,42 @@ fn token(next: Option<Key>) -> Option<String> {
 
 /// Answers a request whose path begins with `/2015-02-01/`; `path` is what follows.
 pub async fn handle(ctx: &Ctx, method: &Method, path: &str, query: Option<&str>, body: &[u8]) -> Answer {
-    let segments: Vec<String> = path
-        .trim_end_matches('/')
-        .split('/')
-        // The path is percent-encoded: an ARN has slashes and colons.
-        .map(|segment| form_urlencoded::parse(segment.replace('+', "%2B").as_bytes()).map(|(name, _)| name.into_owned()).collect())
-        .collect();
+    let segments = segments(path);
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let query = Query(form_urlencoded::parse(query.unwrap_or("").as_bytes()).into_owned().collect());
-    let (action, result) = match (method.as_str(), segments.as_slice()) {
-        ("POST", ["file-systems"]) => ("CreateFileSystem", create_file_system(ctx, body).await),
-        ("GET", ["file-systems"]) => ("DescribeFileSystems", describe_file_systems(ctx, &query).await),
-        ("PUT", ["file-systems", id]) => ("UpdateFileSystem", update_file_system(ctx, id, body).await),
-        ("DELETE", ["file-systems", id]) => ("DeleteFileSystem", done(ctx, Command::DeleteFileSystem { id: (*id).into() }, 204).await),
-        ("PUT", ["file-systems", id, "protection"]) => ("UpdateFileSystemProtection", protect(ctx, id, body).await),
-        ("GET", ["file-systems", id, "lifecycle-configuration"]) => ("DescribeLifecycleConfiguration", lifecycle(ctx, id).await),
-        ("PUT", ["file-systems", id, "lifecycle-configuration"]) => ("PutLifecycleConfiguration", put_lifecycle(ctx, id, body).await),
-        ("GET", ["file-systems", id, "backup-policy"]) => ("DescribeBackupPolicy", backup(ctx, id).await),
-        ("PUT", ["file-systems", id, "backup-policy"]) => ("PutBackupPolicy", put_backup(ctx, id, body).await),
-        ("GET", ["file-systems", id, "policy"]) => ("DescribeFileSystemPolicy", policy(ctx, id).await),
-        ("PUT", ["file-systems", id, "policy"]) => ("PutFileSystemPolicy", put_policy(ctx, id, body).await),
-        ("DELETE", ["file-systems", id, "policy"]) => {
-            ("DeleteFileSystemPolicy", done(ctx, Command::DeleteFileSystemPolicy { id: (*id).into() }, 200).await)
-        }
-        ("GET", ["file-systems", "replication-configurations"]) => ("DescribeReplicationConfigurations", replications(ctx, &query).await),
-        ("POST", ["mount-targets"]) => ("CreateMountTarget", create_mount_target(ctx, body).await),
-        ("GET", ["mount-targets"]) => ("DescribeMountTargets", describe_mount_targets(ctx, &query).await),
-        ("DELETE", ["mount-targets", id]) => ("DeleteMountTarget", done(ctx, Command::DeleteMountTarget { id: (*id).into() }, 204).await),
-        ("GET", ["mount-targets", id, "security-groups"]) => ("DescribeMountTargetSecurityGroups", security_groups(ctx, id).await),
-        ("PUT", ["mount-targets", id, "security-groups"]) => ("ModifyMountTargetSecurityGroups", put_security_groups(ctx, id, body).await),
-        ("POST", ["access-points"]) => ("CreateAccessPoint", create_access_point(ctx, body).await),
-        ("GET", ["access-points"]) => ("DescribeAccessPoints", describe_access_points(ctx, &query).await),
-        ("DELETE", ["access-points", id]) => ("DeleteAccessPoint", done(ctx, Command::DeleteAccessPoint { id: (*id).into() }, 204).await),
-        ("GET", ["resource-tags", id @ ..]) => ("ListTagsForResource", list_tags(ctx, &id.join("/")).await),
-        ("POST", ["resource-tags", id @ ..]) => ("TagResource", tag(ctx, &id.join("/"), body).await),
-        ("DELETE", ["resource-tags", id @ ..]) => {
+    let action = operation(method, &segments);
+    let result = match (action, segments.as_slice()) {
+        ("CreateFileSystem", _) => create_file_system(ctx, body).await,
+        ("DescribeFileSystems", _) => describe_file_systems(ctx, &query).await,
+        ("DescribeReplicationConfigurations", _) => replications(ctx, &query).await,
+        ("UpdateFileSystem", [_, id, ..]) => update_file_system(ctx, id, body).await,
+        ("DeleteFileSystem", [_, id, ..]) => done(ctx, Command::DeleteFileSystem { id: (*id).into() }, 204).await,
+        ("UpdateFileSystemProtection", [_, id, ..]) => protect(ctx, id, body).await,
+        ("DescribeLifecycleConfiguration", [_, id, ..]) => lifecycle(ctx, id).await,
+        ("PutLifecycleConfiguration", [_, id, ..]) => put_lifecycle(ctx, id, body).await,
+        ("DescribeBackupPolicy", [_, id, ..]) => backup(ctx, id).await,
+        ("PutBackupPolicy", [_, id, ..]) => put_backup(ctx, id, body).await,
+        ("DescribeFileSystemPolicy", [_, id, ..]) => policy(ctx, id).await,
+        ("PutFileSystemPolicy", [_, id, ..]) => put_policy(ctx, id, body).await,
+        ("DeleteFileSystemPolicy", [_, id, ..]) => done(ctx, Command::DeleteFileSystemPolicy { id: (*id).into() }, 200).await,
+        ("CreateMountTarget", _) => create_mount_target(ctx, body).await,
+        ("DescribeMountTargets", _) => describe_mount_targets(ctx, &query).await,
+        ("DeleteMountTarget", [_, id, ..]) => done(ctx, Command::DeleteMountTarget { id: (*id).into() }, 204).await,
+        ("DescribeMountTargetSecurityGroups", [_, id, ..]) => security_groups(ctx, id).await,
+        ("ModifyMountTargetSecurityGroups", [_, id, ..]) => put_security_groups(ctx, id, body).await,
+        ("CreateAccessPoint", _) => create_access_point(ctx, body).await,
+        ("DescribeAccessPoints", _) => describe_access_points(ctx, &query).await,
+        ("DeleteAccessPoint", [_, id, ..]) => done(ctx, Command::DeleteAccessPoint { id: (*id).into() }, 204).await,
+        ("ListTagsForResource", [_, id @ ..]) => list_tags(ctx, &id.join("/")).await,
+        ("TagResource", [_, id @ ..]) => tag(ctx, &id.join("/"), body).await,
+        ("UntagResource", [_, id @ ..]) => {
             let (id, keys) = (id.join("/"), query.all("tagKeys"));
-            ("UntagResource", done(ctx, Command::UntagResource { id, keys }, 200).await)
+            done(ctx, Command::UntagResource { id, keys }, 200).await
         }
-        ("GET", ["account-preferences"]) => ("DescribeAccountPreferences", preferences(body)),
-        ("PUT", ["account-preferences"]) => ("PutAccountPreferences", preferences(body)),
-        _ => (
-            "Unknown",
-            Err(EfsError::new(404, "UnknownOperationException", format!("{method} {path} is no operation of EFS, or not built yet."))),
-        ),
+        ("DescribeAccountPreferences" | "PutAccountPreferences", _) => preferences(body),
+        _ => Err(EfsError::new(404, "UnknownOperationException", format!("{method} {path} is no operation of EFS, or not built yet."))),
     };
-    Answer { action, result }
+    Answer { result }
 }
 
 type Outcome = Result<(u16, Vec<u8>), EfsError>;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use model_aws::faults::{self, Hit};
 use model_aws::{Effect, Input, ec2, efs, kms};
 
 /// A timer of any machine.
@@ -10,6 +11,7 @@ pub enum Timer {
     Ec2(ec2::Timer),
     Efs(efs::Timer),
     Kms(kms::Timer),
+    Faults(faults::Timer),
 }
 
 impl Timer {
@@ -19,6 +21,7 @@ impl Timer {
             Timer::Ec2(timer) => Input::Ec2(ec2::Input::Fired(timer)),
             Timer::Efs(timer) => Input::Efs(efs::Input::Fired(timer)),
             Timer::Kms(timer) => Input::Kms(kms::Input::Fired(timer)),
+            Timer::Faults(timer) => Input::Faults(faults::Input::Fired(timer)),
         }
     }
 }
@@ -29,6 +32,8 @@ pub enum Sorted {
     Reply(Effect),
     Arm(Timer, Duration),
     Disarm(Timer),
+    /// Is told to whoever watches.
+    Tell(Hit),
     /// For [`super::Outside`].
     Act(Effect),
 }
@@ -41,9 +46,13 @@ pub fn sort(effect: Effect) -> Sorted {
         Effect::Efs(efs::Effect::Disarm(timer)) => Sorted::Disarm(Timer::Efs(timer)),
         Effect::Kms(kms::Effect::Arm(timer, after)) => Sorted::Arm(Timer::Kms(timer), after),
         Effect::Kms(kms::Effect::Disarm(timer)) => Sorted::Disarm(Timer::Kms(timer)),
-        Effect::Ec2(ec2::Effect::Reply(_)) | Effect::Efs(efs::Effect::Reply(_)) | Effect::Kms(kms::Effect::Reply(_)) => {
-            Sorted::Reply(effect)
-        }
-        Effect::Ec2(_) | Effect::Efs(_) => Sorted::Act(effect),
+        Effect::Faults(faults::Effect::Arm(timer, after)) => Sorted::Arm(Timer::Faults(timer), after),
+        Effect::Faults(faults::Effect::Disarm(timer)) => Sorted::Disarm(Timer::Faults(timer)),
+        Effect::Faults(faults::Effect::Hit(hit)) => Sorted::Tell(hit),
+        Effect::Ec2(ec2::Effect::Reply(_))
+        | Effect::Efs(efs::Effect::Reply(_))
+        | Effect::Kms(kms::Effect::Reply(_))
+        | Effect::Faults(faults::Effect::Reply(_)) => Sorted::Reply(effect),
+        Effect::Ec2(_) | Effect::Efs(_) | Effect::Faults(_) => Sorted::Act(effect),
     }
 }

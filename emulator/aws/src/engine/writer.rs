@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use emulator_common::store::{Batch, Store};
@@ -11,6 +11,7 @@ use model_aws::{At, Aws, Dirty, Effect, Input, Reject};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::history::History;
 use super::sort::{Sorted, sort};
 use super::timers::Timers;
 use super::{Ended, Journal, Message, Outside, ResetTo, STOPPED, Shared};
@@ -48,8 +49,17 @@ type Answer = Result<Vec<Effect>, Reject>;
 struct Turn {
     replies: Vec<(oneshot::Sender<Answer>, Answer)>,
     actions: Vec<Effect>,
+    /// Faults that were met.
+    hits: Vec<model_aws::faults::Hit>,
     /// Kept from step to step only for its memory.
     effects: Vec<Effect>,
+}
+
+/// What a turn leaves for describe calls that lag.
+struct Past {
+    faulty: bool,
+    lag: Option<Duration>,
+    state: Option<Arc<Aws>>,
 }
 
 #[allow(clippy::large_enum_variant)] // it is on the stack for a moment; a box would cost every message
@@ -161,9 +171,13 @@ impl Writer {
             applied.sequence += 1;
         }
         let sequence = applied.sequence;
+        let past = if dirty.is_empty() { None } else { Some(self.past(&applied.aws)) };
         drop(applied);
         if !dirty.is_empty() && !self.save(batch_of(dirty), sequence) {
             return false;
+        }
+        if let Some(past) = past {
+            self.keep(past);
         }
         // Saved: now replies may leave and effects may start.
         self.release(told);
@@ -217,6 +231,7 @@ impl Writer {
                     }
                 }
                 Sorted::Disarm(timer) => self.timers.disarm(&timer),
+                Sorted::Tell(hit) => self.turn.hits.push(hit),
                 Sorted::Act(effect) => self.turn.actions.push(effect),
             }
         }
@@ -229,6 +244,22 @@ impl Writer {
             return Vec::new();
         }
         dirty.iter().filter_map(|dirty| events::describe(now(), aws, dirty)).map(Arc::from).collect()
+    }
+
+    /// What is kept of the state for describe calls that lag.
+    fn past(&self, aws: &Aws) -> Past {
+        let lag = aws.faults.longest_lag().map(|lag| lag.duration());
+        let due = lag.is_some_and(|lag| self.history().due(Instant::now(), lag));
+        Past { faulty: !aws.faults.is_empty(), lag, state: due.then(|| Arc::new(aws.clone())) }
+    }
+
+    fn keep(&self, Past { faulty, lag, state }: Past) {
+        self.history().note(Instant::now(), lag, state);
+        self.shared.faulty.store(faulty, Ordering::Release);
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.shared.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Saves, trying until it is possible. False: the engine was told to stop meanwhile.
@@ -258,7 +289,8 @@ impl Writer {
             // A caller that went away does not need its answer.
             let _ = reply.send(answer);
         }
-        for event in told {
+        let hits = self.turn.hits.drain(..).filter_map(|hit| events::hit(now(), &hit)).map(Arc::from);
+        for event in told.into_iter().chain(hits) {
             // Nobody listens: nothing is lost.
             let _ = self.shared.events.send(event);
         }
@@ -293,10 +325,12 @@ impl Writer {
         // The new state's own records come after the removals in the same batch.
         batch.0.extend(batch_of(applied.aws.take_dirty()).0);
         let sequence = applied.sequence;
+        let past = self.past(&applied.aws);
         drop(applied);
         if !self.save(batch, sequence) {
             return false;
         }
+        self.keep(past);
         (reset.cleanup)();
         self.release(vec![events::reset(now()).into()]);
         // Who asked may have gone away.

@@ -58,11 +58,22 @@ impl From<Reject> for KmsError {
 
 impl IntoResponse for KmsError {
     fn into_response(self) -> Response {
-        let body = json!({"__type": self.code, "message": self.message}).to_string();
-        let mut response = respond(self.status, body);
-        response.headers_mut().insert("x-amzn-errortype", HeaderValue::from_static(self.code));
-        response
+        refused(self.status, self.code, &self.message)
     }
+}
+
+/// An error with any code.
+pub fn refused(status: u16, code: &str, message: &str) -> Response {
+    let mut response = respond(status, json!({"__type": code, "message": message}).to_string());
+    if let Ok(code) = HeaderValue::from_str(code) {
+        response.headers_mut().insert("x-amzn-errortype", code);
+    }
+    response
+}
+
+/// The action that the headers of a request name.
+pub fn action(headers: &HeaderMap) -> &str {
+    target(headers).unwrap_or("Unknown")
 }
 
 /// A finished answer; null is an empty body.

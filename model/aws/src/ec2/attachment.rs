@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::ids::{InstanceId, VolumeKey};
 use super::records::Changed;
 use super::volume::VolumeStatus;
-use super::{Agent, Effect, Reject, Reply, State, Timer};
+use super::{Agent, Effect, Held, Hold, HoldKind, Reject, Reply, State, Timer, hold};
 use crate::{At, kms};
 
 /// Most instances of one multi-attach volume (ebs.md §12, rule 14).
@@ -35,6 +35,12 @@ pub struct Attachment {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
     pub card_index: Option<u32>,
+    /// A fault holds it up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+    /// A fault gave the device in the node this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renamed: Option<String>,
     /// Noted for AttachTime; nothing is decided on it.
     pub attached_at: At,
 }
@@ -78,12 +84,24 @@ impl AttachmentStatus {
 }
 
 impl Attachment {
+    fn holds(&self, kind: HoldKind) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.kind == kind)
+    }
+
+    /// The path of the device in the node. EC2 takes `sdf` and `/dev/sdf`; a node only knows paths.
+    pub(super) fn path(&self) -> String {
+        let name = self.renamed.as_deref().unwrap_or(&self.device);
+        if name.starts_with("/dev/") { name.to_owned() } else { format!("/dev/{name}") }
+    }
+
     /// Derived: nothing stores it.
     pub fn status(&self) -> AttachmentStatus {
         match (self.wanted, self.have) {
+            (true, _) if self.holds(HoldKind::Attaching) => AttachmentStatus::Attaching,
+            (true, _) if self.holds(HoldKind::DeviceLate) && self.settled => AttachmentStatus::Attached,
             (true, Have::Up { .. }) if self.settled => AttachmentStatus::Attached,
             (true, _) => AttachmentStatus::Attaching,
-            (false, _) if self.busy.is_some() => AttachmentStatus::Busy,
+            (false, _) if self.busy.is_some() || self.holds(HoldKind::Busy) => AttachmentStatus::Busy,
             (false, _) => AttachmentStatus::Detaching,
         }
     }
@@ -165,6 +183,7 @@ impl State {
         keys: &kms::State,
         (volume_id, instance_id, device): (&str, &str, &str),
         card_index: Option<u32>,
+        held: Held,
         out: &mut Vec<Effect>,
     ) -> Result<(), Reject> {
         let (key, instance) = self.plan_attach(keys, volume_id, instance_id, device)?;
@@ -178,8 +197,11 @@ impl State {
             waiting: false,
             force: false,
             card_index,
+            hold: held.hold,
+            renamed: held.renamed.then(|| hold::other_name(device)),
             attached_at: at,
         };
+        out.extend(Self::attachment_hold(key, &instance, attachment.hold.as_ref()));
         self.change_volume(key, |volume| {
             volume.attachments.insert(instance.clone(), attachment.clone());
         });
@@ -221,10 +243,9 @@ impl State {
     pub(super) fn detach_volume(
         &mut self,
         at: At,
-        volume_id: &str,
-        instance_id: Option<&str>,
-        device: Option<&str>,
+        (volume_id, instance_id, device): (&str, Option<&str>, Option<&str>),
         force: bool,
+        held: Held,
         out: &mut Vec<Effect>,
     ) -> Result<(), Reject> {
         let (key, instance) = self.plan_detach(volume_id, instance_id, device)?;
@@ -233,18 +254,26 @@ impl State {
         let mut first = false;
         let mut reply = None;
         let mut left = None;
+        let mut armed = None;
         self.change_volume(key, |volume| {
             let at_work = volume.running.is_some();
             if let Some(attachment) = volume.attachments.get_mut(&instance) {
                 first = attachment.wanted;
                 attachment.wanted = false;
                 attachment.force |= force;
+                // What held the attachment up does not hold the detachment; force ends what holds that.
+                if first || force {
+                    armed = attachment.hold.take().filter(|hold| hold.after.is_some());
+                }
+                if first && !force {
+                    attachment.hold = held.hold;
+                }
                 if force {
                     attachment.waiting = false;
                     // A node that is not there cannot let go: the caller is taken at his word. What the node still has
                     // when it comes back is a stray.
                     if away && !at_work {
-                        left = (attachment.have != Have::Down).then(|| attachment.device.clone());
+                        left = (attachment.have != Have::Down).then(|| attachment.path());
                         (attachment.have, attachment.busy) = (Have::Down, None);
                     }
                 }
@@ -255,6 +284,12 @@ impl State {
                 reply = Some(attachment.clone());
             }
         });
+        if armed.is_some() {
+            out.push(Effect::Disarm(Timer::Hold(key, instance.clone())));
+        }
+        if first {
+            out.extend(Self::attachment_hold(key, &instance, reply.as_ref().and_then(|attachment| attachment.hold.as_ref())));
+        }
         if let Some(device_name) = left {
             self.leftovers.entry(instance.clone()).or_default().insert(key.id(self.seed), device_name);
             self.dirty.insert(Changed::Leftovers(instance.clone()));

@@ -55,6 +55,7 @@ impl State {
         }
         for key in &snapshots {
             out.extend(self.snapshots.get(key).and_then(|snapshot| self.snapshot_timer(snapshot)));
+            out.extend(self.snapshots.get(key).and_then(|snapshot| Self::snapshot_hold(*key, snapshot.hold.as_ref())));
             self.drive_snapshot(at, *key, out);
         }
         self.rearm_metadata(out);
@@ -174,6 +175,7 @@ impl State {
             out.push(Effect::Arm(Timer::Settle(key), if volume.wanted { timing.create } else { timing.delete }));
         }
         for (instance, attachment) in &volume.attachments {
+            out.extend(Self::attachment_hold(key, instance, attachment.hold.as_ref()));
             if !attachment.settled {
                 let delay = if attachment.wanted { timing.attach } else { timing.detach };
                 out.push(Effect::Arm(Timer::Attachment(key, instance.clone()), delay));
@@ -259,6 +261,8 @@ impl State {
                     waiting: false,
                     force: false,
                     card_index: None,
+                    hold: None,
+                    renamed: None,
                     attached_at: at,
                 };
                 self.change_volume(key, |volume| {

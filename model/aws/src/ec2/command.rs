@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::network::Rule;
 use super::token::fingerprint;
 use super::volume::Volume;
-use super::{Effect, Kind, MetadataChange, Reject, Reply, State, TagItem};
+use super::{Effect, Held, Kind, MetadataChange, Reject, Reply, State, TagItem};
 use crate::{At, kms};
 
 /// A request that changes something. Ids are as the client wrote them.
@@ -146,19 +146,26 @@ impl State {
         }
     }
 
-    pub(super) fn command(&mut self, at: At, keys: &kms::State, command: &Command, out: &mut Vec<Effect>) -> Result<(), Reject> {
+    pub(super) fn command(
+        &mut self,
+        at: At,
+        keys: &kms::State,
+        command: &Command,
+        held: Held,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Reject> {
         match command {
             Command::CreateVolume(request) => self.create_volume(at, keys, request, out),
             Command::CopyVolumes(request) => self.copy_volumes(at, keys, request, out),
             Command::DeleteVolume { volume_id } => self.delete_volume(at, volume_id, out),
             Command::ModifyVolume(request) => self.modify_volume(at, request, out),
             Command::AttachVolume { volume_id, instance_id, device, card_index } => {
-                self.attach_volume(at, keys, (volume_id, instance_id, device), *card_index, out)
+                self.attach_volume(at, keys, (volume_id, instance_id, device), *card_index, held, out)
             }
             Command::DetachVolume { volume_id, instance_id, device, force } => {
-                self.detach_volume(at, volume_id, instance_id.as_deref(), device.as_deref(), *force, out)
+                self.detach_volume(at, (volume_id, instance_id.as_deref(), device.as_deref()), *force, held, out)
             }
-            Command::CreateSnapshot { volume_id, description, tags } => self.create_snapshot(at, volume_id, description, tags, out),
+            Command::CreateSnapshot { volume_id, description, tags } => self.create_snapshot(at, volume_id, (description, tags), held, out),
             Command::DeleteSnapshot { snapshot_id } => self.delete_snapshot(at, snapshot_id, out),
             Command::CreateTags { resources, tags } => {
                 self.check_tagging(resources, tags, true)?;

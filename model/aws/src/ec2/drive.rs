@@ -56,7 +56,7 @@ impl State {
     }
 
     fn next_of_devices(&self, volume: &Volume) -> Option<Step> {
-        for (id, attachment) in &volume.attachments {
+        for (id, attachment) in volume.attachments.iter().filter(|(_, attachment)| attachment.hold.is_none()) {
             let instance = self.instances.get(id);
             let device = instance.is_some_and(|instance| self.needs_device(instance));
             let reachable = instance.is_some_and(|instance| instance.agent == Agent::Connected);
@@ -65,7 +65,7 @@ impl State {
                 (true, Have::Down | Have::Unknown) => match volume.file {
                     File::Present { .. } if !device => Step::Change(Change::DeviceUp(id.clone())),
                     File::Present { bytes } if ready => {
-                        Step::Run(Work::Attach { volume: volume.key, instance: id.clone(), device: device_path(&attachment.device), bytes })
+                        Step::Run(Work::Attach { volume: volume.key, instance: id.clone(), device: attachment.path(), bytes })
                     }
                     File::Present { .. } | File::Absent | File::Lost => continue,
                 },
@@ -84,7 +84,7 @@ impl State {
                     Step::Run(Work::Detach {
                         volume: volume.key,
                         instance: id.clone(),
-                        device: device_path(&attachment.device),
+                        device: attachment.path(),
                         last,
                         force: attachment.force,
                     })
@@ -315,6 +315,8 @@ impl State {
                 };
                 self.change_and_drive(at, *key, settle, out);
             }
+            Timer::Hold(key, instance) => self.let_go(at, *key, instance, out),
+            Timer::SnapshotHold(key) => self.let_go_snapshot(at, *key, out),
             Timer::Retry(key) => {
                 let wake = |volume: &mut Volume| {
                     volume.waiting = false;
@@ -352,9 +354,4 @@ impl Volume {
         let target = self.modification.as_ref().filter(|modification| modification.state.ongoing()).map(|m| m.target.bytes());
         target.unwrap_or(0).max(self.spec.bytes())
     }
-}
-
-/// EC2 takes `sdf` and `/dev/sdf`; a node only knows paths.
-fn device_path(name: &str) -> String {
-    if name.starts_with("/dev/") { name.to_owned() } else { format!("/dev/{name}") }
 }

@@ -15,6 +15,7 @@ mod command;
 mod drive;
 mod fields;
 mod filter;
+mod hold;
 mod ids;
 mod index;
 mod instance;
@@ -43,6 +44,7 @@ pub use attachment::{Attachment, AttachmentStatus, Have};
 pub use boot::{Observed, ObservedDevice};
 pub use command::{Command, CopyVolumes, CreateVolume, ModifyVolume, RuleChange};
 pub use filter::Filter;
+pub use hold::{Held, Hold, HoldKind};
 pub use ids::{InstanceId, Kind, SnapshotKey, VolumeId, VolumeKey};
 pub use instance::{Agent, Instance};
 pub use instance_types::InstanceType;
@@ -146,6 +148,9 @@ pub enum Timer {
     Settle(VolumeKey),
     /// An attachment or detachment has taken its time.
     Attachment(VolumeKey, InstanceId),
+    /// A fault has held an attachment for its time.
+    Hold(VolumeKey, InstanceId),
+    SnapshotHold(SnapshotKey),
     /// Try failed works of the volume again.
     Retry(VolumeKey),
     /// `modifying` or `optimizing` has taken its time.
@@ -370,8 +375,13 @@ impl State {
 
     /// The one entry. Total: the input is applied, ignored or rejected; a rejected one changed nothing.
     pub fn step(&mut self, at: At, keys: &kms::State, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
+        self.step_held(at, keys, input, Held::default(), out)
+    }
+
+    /// A step that meets a fault: what the command begins is held.
+    pub(crate) fn step_held(&mut self, at: At, keys: &kms::State, input: &Input, held: Held, out: &mut Vec<Effect>) -> Result<(), Reject> {
         match input {
-            Input::Command(command) => return self.command(at, keys, command, out),
+            Input::Command(command) => return self.command(at, keys, command, held, out),
             Input::Done(work, result) => self.done(at, work, result, out),
             Input::Fired(timer) => self.fired(at, timer, out),
             Input::Connected { instance, no_devices, devices } => {

@@ -13,7 +13,7 @@ use super::ids::{self, SnapshotKey, VolumeKey};
 use super::index::Facet;
 use super::records::Changed;
 use super::volume::{File, Volume, VolumeStatus};
-use super::{Effect, Failure, Kind, RETRY, Reject, Reply, State, TagItem, Tags, Timer, Work, tags};
+use super::{Effect, Failure, Held, Hold, Kind, RETRY, Reject, Reply, State, TagItem, Tags, Timer, Work, tags};
 use crate::At;
 
 /// Steps of progress until 100 %.
@@ -47,6 +47,9 @@ pub struct Snapshot {
     pub waiting: bool,
     #[serde(default)]
     pub failures: u8,
+    /// A fault holds it up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
     /// Keys of the volumes that are being filled from it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub readers: BTreeSet<u64>,
@@ -77,7 +80,7 @@ impl Snapshot {
     /// Derived: nothing stores it.
     pub fn status(&self) -> SnapshotStatus {
         match self.file {
-            File::Present { .. } if self.steps >= STEPS => SnapshotStatus::Completed,
+            File::Present { .. } if self.steps >= STEPS && self.hold.is_none() => SnapshotStatus::Completed,
             File::Present { .. } | File::Absent => SnapshotStatus::Pending,
             File::Lost => SnapshotStatus::Error,
         }
@@ -132,8 +135,8 @@ impl State {
         &mut self,
         at: At,
         volume_id: &str,
-        description: &str,
-        new_tags: &[TagItem],
+        (description, new_tags): (&str, &[TagItem]),
+        held: Held,
         out: &mut Vec<Effect>,
     ) -> Result<(), Reject> {
         let volume = self.plan_snapshot(volume_id, new_tags)?;
@@ -155,6 +158,7 @@ impl State {
             running: None,
             waiting: false,
             failures: 0,
+            hold: held.hold,
             readers: BTreeSet::new(),
             started_at: at,
             completed_at: None,
@@ -166,6 +170,7 @@ impl State {
         self.snapshot_index.add(key, &snapshot.facets());
         self.snapshot_index.add_tags(key, &snapshot.tags);
         out.push(Effect::Reply(Reply::Snapshot(Box::new(snapshot.clone()))));
+        out.extend(Self::snapshot_hold(key, snapshot.hold.as_ref()));
         self.snapshots.insert(key, snapshot);
         self.dirty.insert(Changed::Snapshot(key));
         if !step.is_zero() {
@@ -222,6 +227,9 @@ impl State {
                 if snapshot.steps < STEPS {
                     out.push(Effect::Disarm(Timer::Snapshot(key)));
                 }
+                if snapshot.hold.as_ref().is_some_and(|hold| hold.after.is_some()) {
+                    out.push(Effect::Disarm(Timer::SnapshotHold(key)));
+                }
                 self.snapshots.remove(&key);
                 self.dirty.insert(Changed::Snapshot(key));
                 self.snapshot_has_read(at, volume, key, out);
@@ -232,7 +240,7 @@ impl State {
         out.push(Effect::Run(work));
     }
 
-    fn note_completion(&mut self, at: At, key: SnapshotKey) {
+    pub(super) fn note_completion(&mut self, at: At, key: SnapshotKey) {
         self.change_snapshot(key, |snapshot| {
             if snapshot.status() == SnapshotStatus::Completed && snapshot.completed_at.is_none() {
                 snapshot.completed_at = Some(at);

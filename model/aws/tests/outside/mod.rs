@@ -359,8 +359,10 @@ fn short(timer: &Timer) -> bool {
         | Timer::Snapshot(_)
         | Timer::SnapshotRetry(_)
         | Timer::SnapshotRate(_)
+        | Timer::Strays(_)
         | Timer::Metadata(_)
-        | Timer::Strays(_) => true,
+        | Timer::Hold(..)
+        | Timer::SnapshotHold(_) => true,
         Timer::ModificationForgotten(..) | Timer::Token(_) => false,
     }
 }
