@@ -37,6 +37,8 @@ pub enum Command {
     Run(RunArgs),
     /// Work with nodes.
     Node(NodeArgs),
+    /// Make trouble: throttled, lost and late API calls, stuck attachments, devices that come late, nodes out of reach.
+    Fault(crate::fault::FaultArgs),
     /// Print a completion script for a shell.
     Completion { shell: clap_complete::Shell },
 }

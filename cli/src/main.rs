@@ -6,6 +6,7 @@ mod demo;
 mod doctor;
 mod efs;
 mod env;
+mod fault;
 mod metadata;
 mod node;
 mod output;
@@ -62,6 +63,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::demo(&args),
         Command::Run(args) => run::run(&args),
         Command::Node(args) => node::node(args),
+        Command::Fault(args) => fault::fault(&args),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "ebbtide", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
