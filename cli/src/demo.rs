@@ -69,6 +69,9 @@ async fn exercises(places: &Places, guard: &mut Guard) -> anyhow::Result<ExitCod
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
+    if let Some((node, why)) = up.not_ready.first_key_value() {
+        bail!("the node {node} is not Ready: {why}\n(`ebbtide doctor` checks what a node needs)");
+    }
     println!(
         "Ready in {:.2} s: {} nodes, AWS {}, Kubernetes https://{}\n",
         started.elapsed().as_secs_f64(),

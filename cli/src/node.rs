@@ -1,7 +1,9 @@
 //! Nodes from the outside: started and kept running by `up`, listed, entered, killed; and what runs inside one.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -32,12 +34,32 @@ const OFF: &str = "off";
 pub struct Supervisor {
     places: Places,
     stop: CancellationToken,
+    failures: Failures,
+}
+
+/// Why nodes do not start, by name; one that started is not in it.
+#[derive(Clone, Default)]
+pub struct Failures(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl Failures {
+    fn note(&self, node: &str, why: Option<String>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match why {
+            Some(why) => all.insert(node.to_owned(), why),
+            None => all.remove(node),
+        };
+    }
+
+    /// Why the last start of a node failed.
+    pub fn of(&self, node: &str) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(node).cloned()
+    }
 }
 
 impl Supervisor {
     /// Adopts the nodes that run already and starts the others.
     pub fn start(places: &Places, nodes: &[Node], aws_endpoint: &str, kubeconfig: &Path) -> anyhow::Result<Self> {
-        let stop = CancellationToken::new();
+        let (stop, failures) = (CancellationToken::new(), Failures::default());
         for node in nodes {
             let config = NodeConfig {
                 name: node.name.clone(),
@@ -54,9 +76,13 @@ impl Supervisor {
                 drivers: Default::default(),
                 first_loop: 1000,
             };
-            tokio::spawn(keep(config, stop.clone()));
+            tokio::spawn(keep(config, failures.clone(), stop.clone()));
         }
-        Ok(Self { places: places.clone(), stop })
+        Ok(Self { places: places.clone(), stop, failures })
+    }
+
+    pub fn failures(&self) -> &Failures {
+        &self.failures
     }
 
     /// Stops all nodes, at the same time. Blocks until they are gone.
@@ -79,7 +105,7 @@ impl Waits {
 }
 
 /// Runs one node for as long as `up` runs: a crash of it is a reboot.
-async fn keep(config: NodeConfig, stop: CancellationToken) {
+async fn keep(config: NodeConfig, failures: Failures, stop: CancellationToken) {
     let off = config.places().node(&config.name).join(OFF);
     let mut waits = Waits(REBOOT);
     loop {
@@ -98,6 +124,7 @@ async fn keep(config: NodeConfig, stop: CancellationToken) {
         };
         match spawned {
             Ok(Ok(node)) => {
+                failures.note(&config.name, None);
                 let verb = if node.adopted { "still runs" } else { "started" };
                 tracing::info!(node = config.name, pid = node.process.pid, "the node {verb}");
                 tokio::select! {
@@ -108,7 +135,10 @@ async fn keep(config: NodeConfig, stop: CancellationToken) {
                     continue;
                 }
             }
-            Ok(Err(error)) => tracing::error!(node = config.name, "{error:#}"),
+            Ok(Err(error)) => {
+                tracing::error!(node = config.name, "{error:#}");
+                failures.note(&config.name, Some(format!("{error:#}")));
+            }
             Err(error) => tracing::error!(node = config.name, "starting the node: {error}"),
         }
         let wait = waits.after(started.elapsed());

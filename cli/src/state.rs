@@ -1,5 +1,6 @@
 //! What a running `ebbtide up` leaves in its data directory for the other commands: who it is and where it listens.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -22,6 +23,9 @@ pub struct Up {
     pub region: String,
     pub access_key: String,
     pub nodes: Vec<String>,
+    /// Nodes that were not Ready in time, each with the reason.
+    #[serde(default)]
+    pub not_ready: BTreeMap<String, String>,
 }
 
 impl Up {

@@ -9,16 +9,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use emulator_common::places::Places;
+use k8s_openapi::api::core::v1::Node;
 use model_aws::world::World;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Auth, Profile, UpArgs};
-use crate::node::Supervisor;
+use crate::node::{Failures, Supervisor};
 use crate::state::{Lock, Up};
 use emulator_common::process::Process;
 
 /// How long nodes may take until they are Ready before `up` says so and goes on.
 const READY_LIMIT: Duration = Duration::from_secs(30);
+/// Nodes none of which could be started for so long are not waited for.
+const START_LIMIT: Duration = Duration::from_secs(4);
 
 pub fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let places = args.data.places()?;
@@ -70,8 +73,9 @@ fn detach(args: &UpArgs, places: &Places) -> anyhow::Result<ExitCode> {
 }
 
 fn greeting(up: &Up) -> String {
+    let trouble: String = up.not_ready.iter().map(|(node, why)| format!("NOT READY   {node}: {why}\n")).collect();
     format!(
-        "AWS         {}   ({})\nKubernetes  https://{}   (KUBECONFIG={})\nNodes       {}\nUse it      eval \"$(ebbtide env)\"\n",
+        "AWS         {}   ({})\nKubernetes  https://{}   (KUBECONFIG={})\nNodes       {}\n{trouble}Use it      eval \"$(ebbtide env)\"\n",
         up.endpoint(),
         up.region,
         up.kube,
@@ -209,16 +213,14 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
     let nodes = if with_nodes { world.nodes() } else { Vec::new() };
     let supervisor = Supervisor::start(places, &nodes, &format!("http://{local_aws}"), &kube.kubeconfig)?;
     let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
-    let early_stop = tokio::select! {
-        ready = wait_ready(&kube, &names) => {
-            if !ready {
-                tracing::warn!("not all nodes are Ready after {READY_LIMIT:?}; see `ebbtide status` and the logs under {}", places.data().join("nodes").display());
-            }
-            false
-        }
-        () = signals.wait() => true,
+    let waited = tokio::select! {
+        not_ready = wait_ready(&kube, &names, supervisor.failures()) => Some(not_ready),
+        () = signals.wait() => None,
     };
-    if !early_stop {
+    if let Some(not_ready) = waited {
+        for (node, why) in &not_ready {
+            tracing::warn!(node, "not Ready: {why}");
+        }
         let up = Up {
             process: Process::this().context("reading /proc/self/stat; is /proc mounted?")?,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -228,6 +230,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
             region: world.region.clone(),
             access_key: args.access_key.clone(),
             nodes: names,
+            not_ready,
         };
         up.write(places)?;
         tracing::info!("ready in {:.2} s", started.elapsed().as_secs_f64());
@@ -257,26 +260,26 @@ fn loopback(address: SocketAddr) -> std::net::IpAddr {
     }
 }
 
-async fn wait_ready(kube: &emulator_kube::Running, names: &[String]) -> bool {
-    use k8s_openapi::api::core::v1::Node;
-    let deadline = Instant::now() + READY_LIMIT;
+/// Waits until all nodes are Ready; returns those that are not in time, or that could not be started several times, and why.
+async fn wait_ready(kube: &emulator_kube::Running, names: &[String], failures: &Failures) -> BTreeMap<String, String> {
+    let started = Instant::now();
     loop {
-        let ready = kube.api.read(|store| {
-            names.iter().all(|name| {
-                store.get::<Node>("", name).is_some_and(|node| {
-                    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-                    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-                })
-            })
-        });
-        if ready {
-            return true;
-        }
-        if Instant::now() > deadline {
-            return false;
+        let waiting: Vec<&String> =
+            kube.api.read(|store| names.iter().filter(|name| !store.get::<Node>("", name).is_some_and(|node| is_ready(node))).collect());
+        let late = started.elapsed() > READY_LIMIT;
+        // Tried a few times by then.
+        let hopeless = started.elapsed() > START_LIMIT && waiting.iter().all(|name| failures.of(name).is_some());
+        if waiting.is_empty() || late || hopeless {
+            let slow = || format!("it is not after {READY_LIMIT:?}; see its log in the directory `nodes` of the data directory");
+            return waiting.into_iter().map(|name| (name.clone(), failures.of(name).unwrap_or_else(slow))).collect();
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// SIGINT and SIGTERM, from the moment it is made.

@@ -26,6 +26,9 @@ pub fn root() -> bool {
     root
 }
 
+/// The nodes of the default world.
+pub const NODES: [&str; 2] = ["ip-10-0-1-10.ec2.internal", "ip-10-0-2-10.ec2.internal"];
+
 /// One running ebbtide with its own data directory and ports.
 pub struct Ebbtide {
     dir: tempfile::TempDir,
@@ -56,6 +59,11 @@ impl Ebbtide {
         assert!(output.status.success(), "ebbtide up failed:\n{}{}", text(&output), self.log());
         let info = std::fs::read(self.dir().join("up.json")).expect("up.json");
         self.info = serde_json::from_slice(&info).expect("up.json is JSON");
+    }
+
+    /// Further arguments of the next [`Ebbtide::start`].
+    pub fn with_args(&mut self, args: &[&str]) {
+        self.args = args.iter().map(|arg| (*arg).to_owned()).collect();
     }
 
     pub fn dir(&self) -> &Path {

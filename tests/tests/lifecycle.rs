@@ -149,6 +149,28 @@ fn stop_a_start(dir: &Path, crash: bool, moment: &str, come: &dyn Fn() -> bool) 
     assert!(took < Duration::from_secs(15), "{what}: down took {took:?}");
 }
 
+/// `up` tells at once which node cannot run, and why; the rest works.
+#[test]
+fn a_node_that_cannot_start_is_named() {
+    if !root() {
+        return;
+    }
+    let mut ebbtide = Ebbtide::up(&["--no-nodes"]);
+    ebbtide.down();
+    // Its directory cannot be made.
+    let broken = ebbtide_tests::NODES[0];
+    std::fs::create_dir_all(ebbtide.dir().join("nodes")).expect("mkdir");
+    std::fs::write(ebbtide.dir().join("nodes").join(broken), "").expect("a file in the way");
+    ebbtide.with_args(&[]);
+    let started = Instant::now();
+    ebbtide.start();
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    let trouble = ebbtide.info["notReady"].as_object().expect("an object");
+    assert_eq!(trouble.keys().collect::<Vec<_>>(), [broken], "{trouble:?}");
+    assert!(trouble[broken].as_str().is_some_and(|why| why.contains("creating") && why.contains(broken)), "{trouble:?}");
+    assert_eq!(ebbtide.kubectl(&["get", "nodes", "--no-headers"]).lines().count(), 1);
+}
+
 /// Without root both APIs and the simulator work; attaching says that there is no device, and why.
 #[test]
 fn without_root_attach_says_why_not() {

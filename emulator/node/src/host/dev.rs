@@ -42,7 +42,8 @@ fn mount_point(path: &Path) -> Result<(), NodeError> {
 /// Sets the mount namespace up. Called once, in a new mount and PID namespace, before any thread exists.
 pub(super) fn set_up(config: &NodeConfig) -> Result<(), NodeError> {
     // Nothing that is mounted here reaches the host, and nothing that the host mounts later gets in a node's way.
-    do_mount(None, Path::new("/"), none(), MsFlags::MS_REC | MsFlags::MS_PRIVATE, none())?;
+    nix::mount::mount(none(), "/", none(), MsFlags::MS_REC | MsFlags::MS_PRIVATE, none())
+        .map_err(|error| NodeError::system("making / private (in a chroot / is no mount point, and nodes cannot run)")(error.into()))?;
     let places = config.places();
     kubelet(&places.node(&config.name).join("kubelet"))?;
     bind(&places.node_run(&config.name), Path::new(inside::RUN))?;
