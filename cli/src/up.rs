@@ -157,6 +157,11 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
     let aws_listener = bind("the AWS endpoint", "--listen", args.listen, last.as_ref().map(|up| up.aws))?;
     let kube_listener = bind("the Kubernetes API", "--kube-listen", args.kube_listen, last.as_ref().map(|up| up.kube))?;
     let metadata = crate::metadata::bind(places, &world.nodes())?;
+    let kube_address = kube_listener.local_addr().context("reading the address of the Kubernetes API")?;
+    let provider = emulator_aws::identity::IdentityProvider {
+        issuer: format!("https://{}", SocketAddr::new(loopback(kube_address), kube_address.port())),
+        keys: places.key_set(),
+    };
     let aws = emulator_aws::start(emulator_aws::Config {
         listener: aws_listener,
         places: places.clone(),
@@ -174,6 +179,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
         journal: true,
         hosts: args.hosts.clone(),
         metadata,
+        identity_providers: vec![provider],
     })
     .await
     .context("starting the AWS endpoint")?;

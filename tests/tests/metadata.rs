@@ -180,6 +180,8 @@ path = '/latest/meta-data/instance-id'
 assert http('GET', base + path)[0] == 401
 modify(HttpTokens='optional')
 assert http('GET', base + path)[:2] == (200, instance)
+found = ec2.describe_instances(Filters=[{'Name': 'metadata-options.http-tokens', 'Values': ['optional']}])['Reservations']
+assert [r['Instances'][0]['InstanceId'] for r in found] == [instance], found
 
 # One hop: the pods wait for their token until they give up, and botocore finds no credentials there.
 assert http('GET', pods + path, X_aws_ec2_metadata_token=token(pods))[0] == 200
@@ -272,4 +274,166 @@ assert as_role.get_caller_identity()['Arn'] == 'arn:aws:sts::000000000000:assume
 "#,
         &[],
     );
+}
+
+/// A world in which the pods of `default/agent` have a role.
+const WORLD: &str =
+    "podIdentityAssociations:\n- {namespace: default, serviceAccount: agent, roleArn: \"arn:aws:iam::000000000000:role/path/agent\"}\n";
+
+fn token(ebbtide: &Ebbtide, account: &str, audience: &str) -> String {
+    ebbtide.kubectl(&["create", "token", account, "--audience", audience]).trim().to_owned()
+}
+
+#[test]
+fn service_accounts_have_roles() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = dir.path().join("world.yaml");
+    std::fs::write(&world, WORLD).expect("writing the world");
+    let ebbtide = Ebbtide::up(&["--no-nodes", "--auth", "verify", "--world", world.to_str().expect("UTF-8")]);
+    for account in ["app", "agent"] {
+        ebbtide.kubectl(&["create", "serviceaccount", account]);
+    }
+    // Tokens as on any cluster: bounds, discovery, review.
+    let refused = text(&ebbtide.try_kubectl(&["create", "token", "app", "--duration", "1m"]));
+    assert!(refused.contains("spec.expirationSeconds: Invalid value: 60: may not specify a duration less than 10 minutes"), "{refused}");
+    let refused = text(&ebbtide.try_kubectl(&["create", "token", "nobody"]));
+    assert!(refused.contains("serviceaccounts \"nobody\" not found"), "{refused}");
+    let discovery: Value = serde_json::from_str(&ebbtide.kubectl(&["get", "--raw", "/.well-known/openid-configuration"])).expect("JSON");
+    let issuer = discovery["issuer"].as_str().expect("an issuer");
+    assert_eq!(discovery["jwks_uri"].as_str(), Some(format!("{issuer}/openid/v1/jwks").as_str()));
+    let irsa = token(&ebbtide, "app", "sts.amazonaws.com");
+    let review = |token: &str, audience: &str| -> Value {
+        let body = serde_json::json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [audience]}});
+        serde_json::from_str(&ebbtide.kubectl_with(&["create", "-o", "json", "-f", "-"], &body.to_string())).expect("JSON")
+    };
+    let reviewed = review(&irsa, "sts.amazonaws.com");
+    assert_eq!(reviewed["status"]["user"]["username"], "system:serviceaccount:default:app", "{reviewed}");
+    assert_eq!(review(&irsa, issuer)["status"]["authenticated"], Value::Null);
+    // Such a token is no key to the API.
+    let api = token(&ebbtide, "app", issuer);
+    let (status, body) = https(&ebbtide, "/api/v1/namespaces/default/secrets", &api);
+    assert!(status == 403 && body.contains("system:serviceaccount:default:app"), "{status} {body}");
+    assert_eq!(https(&ebbtide, "/api/v1", &api).0, 200);
+    assert_eq!(https(&ebbtide, "/api/v1/namespaces/default/secrets", &irsa).0, 401);
+
+    let file = |name: &str, token: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, token).expect("writing a token");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let (irsa_file, pod_file) = (file("irsa", &irsa), file("pod", &token(&ebbtide, "agent", "pods.eks.amazonaws.com")));
+    let other_file = file("other", &token(&ebbtide, "app", "pods.eks.amazonaws.com"));
+    let program = r#"
+import base64
+def session(**env):
+    for n in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_ROLE_ARN', 'AWS_WEB_IDENTITY_TOKEN_FILE', 'AWS_CONTAINER_CREDENTIALS_FULL_URI', 'AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE'):
+        os.environ.pop(n, None)
+    os.environ.update(env)
+    return boto3.Session(region_name='us-east-1')
+
+# IRSA: botocore's own web identity provider; what it got is accepted everywhere.
+irsa = session(AWS_ROLE_ARN='arn:aws:iam::000000000000:role/ebs', AWS_WEB_IDENTITY_TOKEN_FILE=os.environ['IRSA'], AWS_ROLE_SESSION_NAME='driver')
+assert irsa.get_credentials().method == 'assume-role-with-web-identity'
+assert irsa.client('sts').get_caller_identity()['Arn'] == 'arn:aws:sts::000000000000:assumed-role/ebs/driver'
+assert irsa.client('ec2').describe_volumes()['Volumes'] == []
+
+sts = boto3.client('sts', region_name='us-east-1', config=botocore.config.Config(signature_version=botocore.UNSIGNED))
+good = open(os.environ['IRSA']).read()
+def call(token=good, role='arn:aws:iam::000000000000:role/ebs'):
+    return sts.assume_role_with_web_identity(RoleArn=role, RoleSessionName='s1', WebIdentityToken=token)
+answer = call()
+assert answer['SubjectFromWebIdentityToken'] == 'system:serviceaccount:default:app' and answer['Audience'] == 'sts.amazonaws.com', answer
+assert answer['Provider'] == 'arn:aws:iam::000000000000:oidc-provider/' + os.environ['ISSUER'].removeprefix('https://'), answer
+head, body, signature = good.split('.')
+def changed(**claims):
+    text = json.loads(base64.urlsafe_b64decode(body + '=' * (-len(body) % 4)))
+    return '.'.join([head, base64.urlsafe_b64encode(json.dumps({**text, **claims}).encode()).decode().rstrip('='), signature])
+assert 'not a valid JWT' in fails('InvalidIdentityToken', call, token='nonsense')
+assert fails('InvalidIdentityToken', call, token=changed(sub='system:serviceaccount:kube-system:admin')) == 'Token signature invalid'
+assert 'No OpenIDConnect provider found in your account for https://evil.example' in fails('InvalidIdentityToken', call, token=changed(iss='https://evil.example'))
+assert fails('InvalidIdentityToken', call, token=open(os.environ['POD']).read()) == 'Incorrect token audience'
+fails('InvalidIdentityToken', call, role='arn:aws:iam::111111111111:role/ebs')
+fails('ValidationError', call, role='nonsense-of-some-length')
+
+# Pod Identity: botocore's container provider.
+uri = os.environ['AWS_ENDPOINT_URL'] + '/v1/credentials'
+pod = session(AWS_CONTAINER_CREDENTIALS_FULL_URI=uri, AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=os.environ['POD'])
+assert pod.get_credentials().method == 'container-role'
+assert pod.client('sts').get_caller_identity()['Arn'] == 'arn:aws:sts::000000000000:assumed-role/agent/eks-ebbtide-agent'
+assert pod.client('efs').describe_file_systems()['FileSystems'] == []
+status, page, _ = http('GET', uri, Authorization=open(os.environ['OTHER']).read())
+assert status == 404 and '(ResourceNotFoundException)' in page, page
+status, page, _ = http('GET', uri, Authorization=good)
+assert status == 400 and '(InvalidTokenException)' in page, page
+assert http('GET', uri)[0] == 400
+try:
+    session(AWS_CONTAINER_CREDENTIALS_FULL_URI=uri, AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=os.environ['OTHER']).get_credentials()
+    raise AssertionError('credentials without an association')
+except botocore.exceptions.CredentialRetrievalError:
+    pass
+"#;
+    let prelude = PRELUDE.replace("base, other, pods = (os.environ[n] for n in ('NODE', 'OTHER', 'PODS'))", "base = None");
+    let mut command = ebbtide.command("python");
+    command.env("IRSA", irsa_file).env("POD", pod_file).env("OTHER", other_file).env("ISSUER", issuer);
+    let output = command.arg("-c").arg(format!("{prelude}\n{program}")).output().expect("running python (make test installs it)");
+    assert!(output.status.success(), "{}\n{}", text(&output), ebbtide.log());
+}
+
+/// GET of the Kubernetes API with a bearer token: status and body. Without a client's habit of adding its own credentials.
+fn https(ebbtide: &Ebbtide, path: &str, token: &str) -> (u16, String) {
+    let program = "import os, ssl, sys, urllib.request, urllib.error\n\
+        request = urllib.request.Request(sys.argv[1], headers={'Authorization': 'Bearer ' + sys.argv[2]})\n\
+        try:\n    answer = urllib.request.urlopen(request, context=ssl._create_unverified_context())\n\
+        except urllib.error.HTTPError as e:\n    answer = e\n\
+        print(answer.status)\nprint(answer.read().decode())\n";
+    let url = format!("https://{}{path}", ebbtide.info["kube"].as_str().expect("an address"));
+    let output = ebbtide.command("python").args(["-c", program, &url, token]).output().expect("running python");
+    let out = text(&output);
+    let (status, body) = out.split_once('\n').expect("a status");
+    (status.parse().unwrap_or_else(|_| panic!("{out}")), body.to_owned())
+}
+
+#[test]
+fn a_pod_finds_its_token_in_a_projected_volume_and_becomes_its_role() {
+    if !root() {
+        return;
+    }
+    let ebbtide = Ebbtide::up(&["--auth", "verify"]);
+    ebbtide.kubectl(&["create", "serviceaccount", "app"]);
+    let python = Command::new("sh").args(["-c", "command -v python"]).output().expect("sh");
+    let python = String::from_utf8_lossy(&python.stdout).trim().to_owned();
+    // What EKS's webhook adds to the pods of an account with a role.
+    let manifest = format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: irsa}}
+spec:
+  serviceAccountName: app
+  restartPolicy: Never
+  containers:
+  - name: c
+    image: python
+    command: [{python}, -c, "import boto3; print(boto3.client('sts').get_caller_identity()['Arn'])"]
+    env:
+    - {{name: AWS_ENDPOINT_URL, value: "{endpoint}"}}
+    - {{name: AWS_REGION, value: us-east-1}}
+    - {{name: AWS_DEFAULT_REGION, value: us-east-1}}
+    - {{name: AWS_ROLE_ARN, value: "arn:aws:iam::000000000000:role/app"}}
+    - {{name: AWS_ROLE_SESSION_NAME, value: pod}}
+    - {{name: AWS_WEB_IDENTITY_TOKEN_FILE, value: /var/run/secrets/eks.amazonaws.com/serviceaccount/token}}
+    volumeMounts: [{{name: token, mountPath: /var/run/secrets/eks.amazonaws.com/serviceaccount, readOnly: true}}]
+  volumes:
+  - name: token
+    projected:
+      sources: [{{serviceAccountToken: {{audience: sts.amazonaws.com, expirationSeconds: 86400, path: token}}}}]
+"#,
+        endpoint = ebbtide.endpoint()
+    );
+    ebbtide.kubectl_with(&["apply", "-f", "-"], &manifest);
+    wait_for("the pod to end", Duration::from_secs(60), || {
+        matches!(ebbtide.kubectl(&["get", "pod", "irsa", "-o", "jsonpath={.status.phase}"]).as_str(), "Succeeded" | "Failed")
+    });
+    assert_eq!(ebbtide.kubectl(&["logs", "irsa"]).trim(), "arn:aws:sts::000000000000:assumed-role/app/pod");
 }

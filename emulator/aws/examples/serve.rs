@@ -41,6 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             journal,
             hosts: Vec::new(),
             metadata: Vec::new(),
+            identity_providers: Vec::new(),
         };
         let running = start(config).await?;
         println!("http://{}", running.addr);

@@ -10,6 +10,7 @@ use model_aws::{Effect, Input, Profile, ec2, efs, faults, kms};
 
 use crate::engine::{Ended, Engine, Outside};
 use crate::hub::Hub;
+use crate::identity::IdentityProvider;
 
 /// What every handler has at hand. Clones are cheap enough for one a connection, not for one a request.
 #[derive(Clone)]
@@ -19,6 +20,8 @@ pub struct Ctx {
     pub places: Places,
     pub world: World,
     pub profile: Profile,
+    /// Whose tokens stand for identities.
+    pub providers: Vec<IdentityProvider>,
     /// Why no instance can have devices; see [`crate::Config`].
     pub no_devices: Option<String>,
 }

@@ -17,9 +17,11 @@ mod events;
 mod faults;
 mod guard;
 pub mod hub;
+pub mod identity;
 pub mod imds;
 mod kms;
 mod metrics;
+mod pods;
 mod query;
 mod server;
 mod sts;
@@ -64,6 +66,8 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// Where the instances' metadata services listen.
     pub metadata: Vec<imds::Listeners>,
+    /// The OIDC providers that the account knows: the cluster's.
+    pub identity_providers: Vec<identity::IdentityProvider>,
 }
 
 /// Why the endpoint did not start.
@@ -103,7 +107,8 @@ pub struct Running {
 
 /// Opens the state, observes the disk, recovers, serves.
 pub async fn start(config: Config) -> Result<Running, StartError> {
-    let Config { listener, places, mut world, profile, auth, devices, no_devices, journal, hosts, metadata } = config;
+    let Config { listener, places, mut world, profile, auth, devices, no_devices, journal, hosts, metadata, identity_providers: providers } =
+        config;
     let io = |operation: &str| {
         let operation = operation.to_owned();
         move |source| StartError::Io { operation, source }
@@ -128,7 +133,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let trees = efs::observe(&places).map_err(io("look through the file systems"))?;
 
     let engine = Engine::start(store, aws, journal).map_err(io("start the engine's thread"))?;
-    let ctx = Arc::new(Ctx { engine: engine.clone(), hub: hub::Hub::default(), places, world, profile, no_devices });
+    let ctx = Arc::new(Ctx { engine: engine.clone(), hub: hub::Hub::default(), places, world, profile, providers, no_devices });
     engine.connect(Arc::new(Hands(ctx.clone())));
     ctx.booted(blocks, trees).into_iter().for_each(|input| engine.tell(input));
 

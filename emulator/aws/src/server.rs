@@ -26,7 +26,7 @@ use crate::guard::Guard;
 use crate::kms::KmsError;
 use crate::metrics::Metrics;
 use crate::query::Params;
-use crate::{control, ec2, efs, kms, sts, xml};
+use crate::{control, ec2, efs, kms, pods, sts, xml};
 
 /// Largest body of a request.
 const MAX_BODY: usize = 1 << 20;
@@ -142,6 +142,9 @@ async fn answer(server: &Arc<Server>, service: &mut Service, mut parts: Parts, b
         }
         return control::agent(server.ctx.clone(), Request::from_parts(parts, body)).await;
     }
+    if parts.uri.path() == pods::PATH {
+        return pods::credentials(&server.ctx, &server.auth, &parts, now());
+    }
     let body = match tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, MAX_BODY)).await {
         Ok(Ok(body)) => body,
         Ok(Err(_)) => {
@@ -217,12 +220,9 @@ async fn query(server: &Arc<Server>, service: &mut Service, parts: &mut Parts, b
     {
         *service = Service::Sts;
     }
-    if let Err(denied) = server.auth.check(now(), parts, body) {
-        // A web identity is its own proof, so that request is not signed; but nobody here can check the proof.
-        if matches!(&parsed, Ok((Some(name), _)) if name == "AssumeRoleWithWebIdentity") {
-            let message = "No OpenIDConnect provider found: web identities cannot be checked here, use a configured key".to_owned();
-            return service.error(400, "InvalidIdentityToken", "", message);
-        }
+    // A web identity is its own proof: that request is not signed.
+    let proven = *service == Service::Sts && matches!(&parsed, Ok((Some(name), _)) if name == "AssumeRoleWithWebIdentity");
+    if !proven && let Err(denied) = server.auth.check(now(), parts, body) {
         return deny(*service, &denied);
     }
     let (name, params) = match parsed {

@@ -6,6 +6,7 @@ use crate::auth::{self, Auth, Session};
 use crate::ctx::Ctx;
 use crate::error::Ec2Error;
 use crate::events::seconds;
+use crate::identity::{self, Invalid};
 use crate::query::Params;
 use crate::xml;
 use model_aws::At;
@@ -47,6 +48,8 @@ struct Assumed {
     packed_policy_size: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     provider: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audience: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -110,24 +113,27 @@ pub fn handle(
         "AssumeRole" | "AssumeRoleWithWebIdentity" => {
             let request: AssumeRole = params.read()?;
             let role = check_role(&request)?;
-            let web = action == "AssumeRoleWithWebIdentity";
-            if web && request.web_identity_token.is_none() {
-                return Err(Ec2Error::new("MissingParameter", "The request must contain the parameter WebIdentityToken"));
-            }
+            let identity = match action {
+                "AssumeRoleWithWebIdentity" => Some(web_identity(ctx, auth, &request, at)?),
+                _ => None,
+            };
             let seconds = duration(request.duration_seconds, 900..=43_200, 3600)?;
             let name = &request.role_session_name;
             let account = role_account(&request.role_arn).unwrap_or(account);
             let session =
                 Session { role: Some(role.to_owned()), name: name.clone(), account: account.to_owned(), expires: after(at, seconds) };
+            let provider = identity.as_ref().map(|identity| provider_arn(&ctx.world.account, &identity.issuer));
+            let (subject, audience) = identity.map(|identity| (identity.subject, identity.audience)).unzip();
             let assumed = Assumed {
-                subject_from_web_identity_token: web.then(|| name.clone()),
+                subject_from_web_identity_token: subject,
                 credentials: credentials(auth, &session),
                 assumed_role_user: AssumedRoleUser {
                     arn: format!("arn:aws:sts::{account}:assumed-role/{role}/{name}"),
                     assumed_role_id: format!("{}:{name}", role_id(role)),
                 },
                 packed_policy_size: None,
-                provider: web.then(|| "arn:aws:iam::oidc-provider/ebbtide".to_owned()),
+                provider,
+                audience,
             };
             xml::query_response(NAMESPACE, action, &assumed, request_id)
         }
@@ -135,11 +141,38 @@ pub fn handle(
     }
 }
 
+/// Whose web identity a request holds. No policy says which roles it may have, so it may have each of this account.
+fn web_identity(ctx: &Ctx, auth: &Auth, request: &AssumeRole, at: At) -> Result<identity::Identity, Ec2Error> {
+    let Some(token) = &request.web_identity_token else {
+        return Err(Ec2Error::new("MissingParameter", "The request must contain the parameter WebIdentityToken"));
+    };
+    let lax = matches!(auth, Auth::Accept);
+    let found = identity::check(&ctx.providers, lax, token, identity::STS, at).and_then(|found| {
+        let elsewhere = role_account(&request.role_arn).is_some_and(|account| account != ctx.world.account);
+        if elsewhere && !lax { Err(Invalid::NoProvider(found.issuer)) } else { Ok(found) }
+    });
+    found.map_err(|invalid| match invalid {
+        Invalid::Expired { .. } => Ec2Error::new("ExpiredTokenException", invalid.to_string()),
+        Invalid::NotJwt
+        | Invalid::NoClaim(_)
+        | Invalid::NoProvider(_)
+        | Invalid::Audience
+        | Invalid::NoKey
+        | Invalid::Signature
+        | Invalid::NotYet { .. } => Ec2Error::new("InvalidIdentityToken", invalid.to_string()),
+    })
+}
+
+fn provider_arn(account: &str, issuer: &str) -> String {
+    format!("arn:aws:iam::{account}:oidc-provider/{}", issuer.strip_prefix("https://").unwrap_or(issuer))
+}
+
 fn after(at: At, seconds: u32) -> At {
     At(at.0.saturating_add(i64::from(seconds) * 1000))
 }
 
-fn role_account(arn: &str) -> Option<&str> {
+/// The account in a role's ARN.
+pub fn role_account(arn: &str) -> Option<&str> {
     arn.strip_prefix("arn:")?.split(':').nth(3)
 }
 

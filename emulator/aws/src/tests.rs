@@ -28,6 +28,7 @@ async fn begin(data: tempfile::TempDir, auth: Auth) -> Endpoint {
         journal: true,
         hosts: Vec::new(),
         metadata: Vec::new(),
+        identity_providers: Vec::new(),
     };
     let running = start(config).await.unwrap();
     Endpoint { url: format!("http://{}", running.addr), running: Some(running), client: Client::new(), data }
@@ -147,6 +148,7 @@ async fn who_is_let_in() {
         journal: false,
         hosts: Vec::new(),
         metadata: Vec::new(),
+        identity_providers: Vec::new(),
     };
     assert!(matches!(start(config(Auth::Accept)).await, Err(StartError::Exposed(_))));
     assert!(matches!(start(config(Auth::Verify { keys: BTreeMap::new() })).await, Err(StartError::NoKeys)));

@@ -67,6 +67,11 @@ impl Places {
         self.kube().join("kubeconfig")
     }
 
+    /// The public keys of the service accounts' tokens, as a JSON Web Key Set.
+    pub fn key_set(&self) -> PathBuf {
+        self.kube().join("jwks.json")
+    }
+
     /// What a node keeps: `kubelet/` (its /var/lib/kubelet), `log`.
     pub fn node(&self, name: &str) -> PathBuf {
         self.data.join("nodes").join(name)

@@ -2,6 +2,7 @@
 //!
 //! [`start`] opens the state, serves HTTPS and writes the kubeconfig. [`Api`] is the same API from inside the process.
 
+mod accounts;
 mod api;
 pub mod controllers;
 mod expire;
@@ -68,7 +69,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     // Opening reads the whole state: not on the runtime's threads.
     let api =
         tokio::task::spawn_blocking(move || Api::open(&state)).await.map_err(|error| StartError::Listen(io::Error::other(error)))??;
-    let router = http::router(api.clone(), places.clone(), credentials.token.clone(), addr);
+    let signer = accounts::Signer::open(&places, format!("https://{}", tls::reached_at(addr)))?;
+    let router = http::router(api.clone(), places.clone(), credentials.token.clone(), signer, addr);
     let handle = axum_server::Handle::new();
     let server = axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(credentials.server.clone()))
         .map_err(StartError::Listen)?

@@ -36,6 +36,8 @@ pub enum CredentialsError {
         #[source]
         source: rustls::Error,
     },
+    #[error("the key in {path} cannot sign service account tokens ({why}); remove it to have another one made, which ends all tokens")]
+    SigningKey { path: PathBuf, why: String },
     #[error("cannot draw random numbers")]
     Random(#[source] io::Error),
 }
@@ -52,7 +54,7 @@ pub fn random_u64() -> io::Result<u64> {
 }
 
 /// Writes a file that only its owner may read, whole or not at all.
-fn write_private(path: &Path, text: &str) -> Result<(), CredentialsError> {
+pub fn write_private(path: &Path, text: &str) -> Result<(), CredentialsError> {
     let write = || {
         let temporary = path.with_extension("new");
         let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
@@ -63,7 +65,8 @@ fn write_private(path: &Path, text: &str) -> Result<(), CredentialsError> {
     write().map_err(|source| CredentialsError::File { path: path.to_owned(), source })
 }
 
-fn read(path: &Path) -> Result<Option<String>, CredentialsError> {
+/// Reads a file that may not be there.
+pub fn read(path: &Path) -> Result<Option<String>, CredentialsError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -139,12 +142,16 @@ fn server_config(certificate: &str, key: &str) -> Result<rustls::ServerConfig, r
     Ok(config)
 }
 
+/// Where a listener is reached from this machine: one that listens everywhere, on loopback.
+pub fn reached_at(addr: SocketAddr) -> SocketAddr {
+    if addr.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], addr.port())) } else { addr }
+}
+
 /// Writes the kubeconfig; its current context is `ebbtide`.
 pub fn write_kubeconfig(places: &Places, addr: SocketAddr, credentials: &Credentials) -> Result<PathBuf, CredentialsError> {
     let authority = base64::engine::general_purpose::STANDARD.encode(&credentials.authority);
     let token = &credentials.token;
-    // An address that listens everywhere is reached on loopback.
-    let host = if addr.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], addr.port())) } else { addr };
+    let host = reached_at(addr);
     let text = format!(
         "apiVersion: v1\nkind: Config\nclusters:\n- name: ebbtide\n  cluster:\n    server: https://{host}\n    \
          certificate-authority-data: {authority}\ncontexts:\n- name: ebbtide\n  context:\n    cluster: ebbtide\n    user: ebbtide\n    \

@@ -23,6 +23,19 @@ pub struct World {
     pub zones: Vec<Zone>,
     pub vpc: Vpc,
     pub instances: Vec<Instance>,
+    /// Roles of service accounts (EKS Pod Identity).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pod_identity_associations: Vec<PodIdentityAssociation>,
+}
+
+/// Which role the pods of a service account have, as `eks:CreatePodIdentityAssociation` says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodIdentityAssociation {
+    pub namespace: String,
+    pub service_account: String,
+    /// `arn:aws:iam::000000000000:role/name`
+    pub role_arn: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,10 +106,21 @@ pub enum WorldError {
     Cidr(String),
     #[error("the address {ip} lies in no subnet of {zone}")]
     NoSubnet { ip: Ipv4Addr, zone: String },
+    #[error("the pod identity association of {account} has the role {arn:?}, which must be like arn:aws:iam::{number}:role/name")]
+    RoleArn { account: String, arn: String, number: String },
     #[error("the address {0} is given twice")]
     DuplicateAddress(Ipv4Addr),
     #[error("the instance id {0:?} is not `i-` with 8 or 17 hex digits, or is given twice")]
     InstanceId(String),
+}
+
+impl PodIdentityAssociation {
+    /// The account and the name of the role.
+    pub fn role(&self) -> Option<(&str, &str)> {
+        let (account, path) = self.role_arn.strip_prefix("arn:aws:iam::")?.split_once(":role/")?;
+        let name = path.rsplit('/').next().filter(|name| !name.is_empty())?;
+        (account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit())).then_some((account, name))
+    }
 }
 
 impl Default for World {
@@ -126,6 +150,7 @@ impl Default for World {
                     .collect(),
             },
             instances: vec![node(1, "a"), node(2, "b")],
+            pod_identity_associations: Vec::new(),
         }
     }
 }
@@ -198,6 +223,15 @@ impl World {
             Cidr::parse(&subnet.cidr).ok_or_else(|| WorldError::Cidr(subnet.cidr.clone()))?;
             if !zones.contains(subnet.zone.as_str()) {
                 return Err(WorldError::UnknownZone { what: format!("the subnet {}", subnet.cidr), zone: subnet.zone.clone() });
+            }
+        }
+        for association in &self.pod_identity_associations {
+            if association.role().is_none() {
+                return Err(WorldError::RoleArn {
+                    account: format!("{}/{}", association.namespace, association.service_account),
+                    arn: association.role_arn.clone(),
+                    number: self.account.clone(),
+                });
             }
         }
         let (mut addresses, mut ids) = (BTreeSet::new(), BTreeSet::new());
@@ -316,6 +350,14 @@ mod tests {
         assert!(matches!(with(|w| w.account = "1".into()), Err(WorldError::Account(_))));
         assert!(matches!(with(|w| w.zones[1].name = "us-east-1a".into()), Err(WorldError::DuplicateZone(_))));
         assert!(matches!(with(|w| w.vpc.subnets[0].cidr = "10.0.0.1/24".into()), Err(WorldError::Cidr(_))));
+        assert!(matches!(
+            with(|w| w.pod_identity_associations.push(PodIdentityAssociation {
+                namespace: "a".into(),
+                service_account: "b".into(),
+                role_arn: "arn:aws:iam::1:role/x".into()
+            })),
+            Err(WorldError::RoleArn { .. })
+        ));
         assert!(matches!(with(|w| w.instances[0].zone = "us-east-1c".into()), Err(WorldError::NoSubnet { .. })));
         assert!(matches!(with(|w| w.instances[0].id = Some("i-xyz".into())), Err(WorldError::InstanceId(_))));
     }

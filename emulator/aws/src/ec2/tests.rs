@@ -24,6 +24,7 @@ fn begin(directory: &std::path::Path) -> Arc<Ctx> {
         places: Places::new(directory),
         world,
         profile: Profile::Instant,
+        providers: Vec::new(),
         no_devices: None,
     });
     engine.connect(Arc::new(Hands(ctx.clone())));

@@ -38,6 +38,7 @@ async fn bench() -> Bench {
         journal: false,
         hosts: Vec::new(),
         metadata: vec![first, second],
+        identity_providers: Vec::new(),
     };
     let running = start(config).await.unwrap();
     Bench { running, client: Client::new(), node, pods, other, instance: world.instance_id(0), _data: data }

@@ -49,6 +49,9 @@ fn subresources(resource: &Resource) -> Vec<(Sub, Option<&str>)> {
             out.push((sub, None));
         }
     }
+    if resource.kind == Kind::ServiceAccount {
+        out.push((("token", "authentication.k8s.io", "v1", "TokenRequest", &["create"]), None));
+    }
     if resource.scale() {
         out.push((("scale", "autoscaling", "v1", "Scale", &["get", "patch", "update"]), None));
     }

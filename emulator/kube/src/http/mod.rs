@@ -11,6 +11,7 @@ mod respond;
 mod review;
 mod selector;
 mod table;
+mod token;
 mod watch;
 mod write;
 
@@ -26,6 +27,7 @@ use emulator_common::places::Places;
 use model_kube::write::ApiError;
 
 use crate::Api;
+use crate::accounts::Signer;
 use respond::error;
 
 /// What every handler may use.
@@ -35,11 +37,13 @@ pub struct Shared {
     pub token: String,
     pub openapi: openapi::Documents,
     pub addr: SocketAddr,
+    /// Of service accounts' tokens.
+    pub signer: Signer,
 }
 
 /// The HTTP service.
-pub fn router(api: Api, places: Places, token: String, addr: SocketAddr) -> Router {
-    let shared = Arc::new(Shared { api, places, token, openapi: openapi::Documents::default(), addr });
+pub fn router(api: Api, places: Places, token: String, signer: Signer, addr: SocketAddr) -> Router {
+    let shared = Arc::new(Shared { api, places, token, openapi: openapi::Documents::default(), addr, signer });
     Router::new().fallback(handle).with_state(shared)
 }
 
@@ -48,10 +52,36 @@ fn same(given: &[u8], wanted: &[u8]) -> bool {
     given.len() == wanted.len() && given.iter().zip(wanted).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
-fn authorized(request: &Request<Body>, token: &str) -> bool {
+/// The bearer token of a request.
+fn bearer(request: &Request<Body>) -> Option<&str> {
     let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = header.and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")));
-    given.is_some_and(|given| same(given.trim().as_bytes(), token.as_bytes()))
+    header.and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer "))).map(str::trim)
+}
+
+/// Whether a request only asks what the API has.
+fn discovery(request: &Request<Body>) -> bool {
+    let parts: Vec<&str> = request.uri().path().split('/').filter(|part| !part.is_empty()).collect();
+    let described =
+        matches!(parts.as_slice(), ["version"] | ["openapi", ..] | ["api"] | ["api", _] | ["apis"] | ["apis", _] | ["apis", _, _]);
+    described && *request.method() == Method::GET
+}
+
+/// Why a request is not let in; none when it is.
+fn refused(request: &Request<Body>, shared: &Shared) -> Option<ApiError> {
+    let Some(given) = bearer(request) else { return Some(ApiError::unauthorized()) };
+    if same(given.as_bytes(), shared.token.as_bytes()) {
+        return None;
+    }
+    match token::authenticated(shared, given) {
+        // What every authenticated user may read.
+        Some(claims) if claims.aud.contains(&shared.signer.issuer) && discovery(request) => None,
+        // A pod is root on its node at most; with this API it could be anything.
+        Some(claims) if claims.aud.contains(&shared.signer.issuer) => Some(ApiError::forbidden_text(format!(
+            "User \"{}\" may do nothing here: ebbtide has no RBAC, and only the user of its kubeconfig may use this API",
+            claims.sub
+        ))),
+        Some(_) | None => Some(ApiError::unauthorized()),
+    }
 }
 
 async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Response {
@@ -63,8 +93,14 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
     if request.headers().contains_key(header::ORIGIN) {
         return error(&ApiError::forbidden_text("requests from web pages are refused"));
     }
-    if !authorized(&request, &shared.token) {
-        return error(&ApiError::unauthorized());
+    // Whoever checks a token needs these: they are public.
+    match path.as_str() {
+        "/.well-known/openid-configuration" => return respond::json(200, &shared.signer.discovery()),
+        "/openid/v1/jwks" => return respond::json(200, &shared.signer.keys()),
+        _ => {}
+    }
+    if let Some(refused) = refused(&request, &shared) {
+        return error(&refused);
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let segments: Vec<String> = match path.split('/').filter(|part| !part.is_empty()).map(query::decode).collect() {

@@ -12,7 +12,7 @@ use model_kube::store::Store;
 use model_kube::write::{ApiError, Subresource};
 
 use super::query::Query;
-use super::{Shared, body, proxy, read, respond, review, watch, write};
+use super::{Shared, body, proxy, read, respond, review, token, watch, write};
 
 /// A resource as clients see it.
 #[derive(Debug, Clone)]
@@ -120,7 +120,10 @@ pub async fn handle(shared: Arc<Shared>, group: &str, version: &str, rest: &[&st
 }
 
 async fn route(shared: Arc<Shared>, group: &str, version: &str, rest: &[&str], request: Request<Body>) -> Result<Response, ApiError> {
-    if let Some(answer) = review::handle(&shared, group, version, rest, &request) {
+    if (group, version, rest) == ("authentication.k8s.io", "v1", &["tokenreviews"]) && request.method() == Method::POST {
+        return review::token(&shared, request).await;
+    }
+    if let Some(answer) = review::handle(group, version, rest, &request) {
         let bytes = body::read(request).await?;
         return answer(&bytes.0, bytes.1.as_deref());
     }
@@ -160,7 +163,7 @@ async fn route(shared: Arc<Shared>, group: &str, version: &str, rest: &[&str], r
         ([name, "eviction"], &Method::POST) if call.resource.kind == Kind::Pod => write::evict(call, name).await,
         ([name, "log"], &Method::GET) if call.resource.kind == Kind::Pod => proxy::log(call, name).await,
         ([name, sub @ ("exec" | "attach" | "portforward")], _) if call.resource.kind == Kind::Pod => proxy::stream(call, name, sub).await,
-        ([name, "token"], &Method::POST) if call.resource.kind == Kind::ServiceAccount => review::service_account_token(&call, name),
+        ([name, "token"], &Method::POST) if call.resource.kind == Kind::ServiceAccount => token::create(call, name).await,
         ([], _) | ([_], _) => Err(ApiError::method_not_allowed()),
         _ => Err(ApiError::no_resource()),
     }

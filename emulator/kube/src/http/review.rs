@@ -1,6 +1,4 @@
-//! Requests that store nothing: who may do what, and tokens. There is one user, and it may do everything.
-
-use std::sync::Arc;
+//! Requests that store nothing: who may do what, and whose a token is. There is one user, and it may do everything.
 
 use axum::body::Body;
 use axum::http::{Method, Request};
@@ -8,7 +6,6 @@ use axum::response::Response;
 use model_kube::write::ApiError;
 use serde_json::{Value, json};
 
-use super::resource::Call;
 use super::{Shared, body, respond};
 
 type Answer = Box<dyn FnOnce(&[u8], Option<&str>) -> Result<Response, ApiError> + Send>;
@@ -31,7 +28,7 @@ pub const KINDS: [(&str, &str, &str, bool); 6] = [
 ];
 
 /// The handler of a review's path; none where the path is something else.
-pub fn handle(shared: &Arc<Shared>, group: &str, version: &str, rest: &[&str], request: &Request<Body>) -> Option<Answer> {
+pub fn handle(group: &str, version: &str, rest: &[&str], request: &Request<Body>) -> Option<Answer> {
     let plural = match rest {
         [plural] | ["namespaces", _, plural] => *plural,
         _ => return None,
@@ -39,7 +36,7 @@ pub fn handle(shared: &Arc<Shared>, group: &str, version: &str, rest: &[&str], r
     if version != "v1" || request.method() != Method::POST || !KINDS.iter().any(|(g, p, _, _)| *g == group && *p == plural) {
         return None;
     }
-    let (shared, plural) = (shared.clone(), plural.to_owned());
+    let plural = plural.to_owned();
     Some(Box::new(move |bytes, media| {
         let mut review = body::decode(bytes, media)?.json;
         let Some(fields) = review.as_object_mut() else {
@@ -50,14 +47,6 @@ pub fn handle(shared: &Arc<Shared>, group: &str, version: &str, rest: &[&str], r
             "selfsubjectrulesreviews" => json!({
                 "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
                 "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}], "incomplete": false}),
-            "tokenreviews" => {
-                let token = fields.get("spec").and_then(|spec| spec.get("token")).and_then(Value::as_str).unwrap_or("");
-                if super::same(token.as_bytes(), shared.token.as_bytes()) {
-                    json!({"authenticated": true, "user": user()})
-                } else {
-                    json!({"user": {}, "error": "invalid bearer token"})
-                }
-            }
             "selfsubjectaccessreviews" => json!({"allowed": true}),
             // About someone else: only the one user and its groups may anything.
             _ => {
@@ -73,11 +62,33 @@ pub fn handle(shared: &Arc<Shared>, group: &str, version: &str, rest: &[&str], r
     }))
 }
 
-/// `serviceaccounts/token`. Pods here reach the API as no one, so there is nobody such a token would stand for.
-pub fn service_account_token(call: &Call, name: &str) -> Result<Response, ApiError> {
-    let key = call.key(name);
-    if call.shared.api.read(|store| store.object(&key).is_none()) {
-        return Err(ApiError::not_found(&key.kind, name));
+/// A TokenReview: of the one user's token, or of a service account's.
+pub async fn token(shared: &Shared, request: Request<Body>) -> Result<Response, ApiError> {
+    let (bytes, media) = body::read(request).await?;
+    let mut review = body::decode(&bytes, media.as_deref())?.json;
+    let Some(fields) = review.as_object_mut() else {
+        return Err(ApiError::bad_request("the body of the request is not an object"));
+    };
+    let spec = fields.get("spec").cloned().unwrap_or_default();
+    let given = spec.get("token").and_then(Value::as_str).unwrap_or("");
+    let asked = spec.get("audiences").and_then(Value::as_array).into_iter().flatten();
+    let mut audiences: Vec<&str> = asked.filter_map(Value::as_str).collect();
+    if audiences.is_empty() {
+        audiences.push(&shared.signer.issuer);
     }
-    Err(ApiError::forbidden(&key.kind, name, "ebbtide issues no service account tokens; use the token of its kubeconfig"))
+    let invalid = || json!({"user": {}, "error": "invalid bearer token"});
+    let status = if super::same(given.as_bytes(), shared.token.as_bytes()) {
+        json!({"authenticated": true, "user": user()})
+    } else if let Some(claims) = super::token::authenticated(shared, given) {
+        audiences.retain(|audience| claims.aud.iter().any(|one| one == audience));
+        match audiences.is_empty() {
+            false => json!({"authenticated": true, "user": super::token::user(&claims), "audiences": audiences}),
+            true => invalid(),
+        }
+    } else {
+        invalid()
+    };
+    fields.entry("metadata").or_insert_with(|| json!({}));
+    fields.insert("status".to_owned(), status);
+    Ok(respond::json(201, &review))
 }

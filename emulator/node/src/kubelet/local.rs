@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, KeyToPath, ObjectFieldSelector, Pod, Secret, Volume};
-use kube::api::Api;
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, KeyToPath, ObjectFieldSelector, Pod, Secret, ServiceAccount, ServiceAccountTokenProjection, Volume,
+};
+use kube::api::{Api, PostParams};
 use nix::mount::{MsFlags, mount};
 
 use super::volumes::{apply_fs_group, clean_sub_paths, mount_table};
@@ -25,8 +29,8 @@ pub enum LocalError {
         "this kind of volume is not built; use a PersistentVolumeClaim, emptyDir, hostPath, configMap, secret, downwardAPI or projected"
     )]
     Unknown,
-    #[error("projected serviceAccountToken is not built")]
-    Token,
+    #[error("failed to fetch token: {0}")]
+    Token(String),
     #[error("fieldRef {0} is not supported here")]
     Field(String),
 }
@@ -67,7 +71,7 @@ pub async fn set_up(client: &kube::Client, kubelet_dir: &Path, pod: &Pod) -> Res
     let dir = pod_dir(kubelet_dir, pod.metadata.uid.as_deref().unwrap_or_default());
     std::fs::create_dir_all(dir.join("volumes")).map_err(|error| format!("error making pod data directories: {error}"))?;
     let spec = pod.spec.clone().unwrap_or_default();
-    let gid = spec.security_context.as_ref().and_then(|context| context.fs_group).and_then(|gid| u32::try_from(gid).ok());
+    let gid = fs_group(pod);
     for volume in spec.volumes.iter().flatten() {
         if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
             continue;
@@ -76,6 +80,11 @@ pub async fn set_up(client: &kube::Client, kubelet_dir: &Path, pod: &Pod) -> Res
         made.map_err(|error| format!("MountVolume.SetUp failed for volume \"{}\" : {error}", volume.name))?;
     }
     Ok(())
+}
+
+fn fs_group(pod: &Pod) -> Option<u32> {
+    let context = pod.spec.as_ref()?.security_context.as_ref()?;
+    context.fs_group.and_then(|gid| u32::try_from(gid).ok())
 }
 
 async fn one(client: &kube::Client, dir: &Path, pod: &Pod, volume: &Volume, gid: Option<u32>) -> Result<(), LocalError> {
@@ -153,8 +162,8 @@ async fn files(client: &kube::Client, pod: &Pod, volume: &Volume) -> Result<(Fil
             let field = item.field_ref.as_ref().ok_or_else(|| LocalError::Field("resourceFieldRef".into()))?;
             files.insert(item.path.clone(), field_value(pod, field)?.into_bytes());
         }
-        if source.service_account_token.is_some() {
-            return Err(LocalError::Token);
+        if let Some(wanted) = &source.service_account_token {
+            files.insert(wanted.path.clone(), token(client, pod, wanted).await?.into_bytes());
         }
     }
     Ok((files, projected.default_mode.unwrap_or(0o644)))
@@ -167,6 +176,71 @@ fn select(what: &'static str, data: Files, items: Option<&[KeyToPath]>) -> Resul
         Ok((item.path.clone(), content))
     };
     items.iter().map(file).collect()
+}
+
+/// The life of a token whose volume asks for none, in seconds.
+const TOKEN_LIFE: i64 = 3600;
+/// Until a renewal that failed is tried again.
+const RENEW_AGAIN: Duration = Duration::from_secs(10);
+/// The longest time until a token is renewed.
+const LONGEST_USE: Duration = Duration::from_secs(24 * 3600);
+
+/// A token of the pod's service account, bound to the pod.
+async fn token(client: &kube::Client, pod: &Pod, wanted: &ServiceAccountTokenProjection) -> Result<String, LocalError> {
+    let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).unwrap_or("default");
+    let bound = BoundObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        name: pod.metadata.name.clone(),
+        uid: pod.metadata.uid.clone(),
+    };
+    let audiences = wanted.audience.clone().filter(|audience| !audience.is_empty()).map(|audience| vec![audience]);
+    let spec = TokenRequestSpec {
+        audiences,
+        bound_object_ref: Some(bound),
+        expiration_seconds: Some(wanted.expiration_seconds.unwrap_or(TOKEN_LIFE)),
+    };
+    let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
+    let accounts = Api::<ServiceAccount>::namespaced(client.clone(), namespace(pod));
+    let answer = accounts.create_token_request(account, &PostParams::default(), &request).await;
+    match answer.map_err(|error| LocalError::Token(super::api_message(&error)))?.status.and_then(|status| status.token) {
+        Some(token) => Ok(token),
+        None => Err(LocalError::Token("the answer holds no token".to_owned())),
+    }
+}
+
+/// The volumes of a pod that hold a token, and the time after which the first must be renewed: four fifths of its life.
+fn renewal(pod: &Pod) -> Option<(Vec<&Volume>, Duration)> {
+    let tokens = |volume: &Volume| -> Vec<i64> {
+        let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        let tokens = sources.filter_map(|source| source.service_account_token.as_ref());
+        tokens.map(|token| token.expiration_seconds.unwrap_or(TOKEN_LIFE)).collect()
+    };
+    let volumes: Vec<&Volume> = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter(|v| !tokens(v).is_empty()).collect();
+    let shortest = volumes.iter().flat_map(|volume| tokens(volume)).min()?;
+    let wait = Duration::from_secs(u64::try_from(shortest).unwrap_or(0)) * 4 / 5;
+    Some((volumes, wait.min(LONGEST_USE)))
+}
+
+/// Renews the tokens in a pod's volumes for as long as its directory is there.
+pub async fn renew_tokens(client: &kube::Client, kubelet_dir: &Path, pod: &Pod) {
+    let Some((volumes, wait)) = renewal(pod) else { return };
+    let dir = pod_dir(kubelet_dir, pod.metadata.uid.as_deref().unwrap_or_default());
+    let gid = fs_group(pod);
+    let mut next = wait;
+    loop {
+        tokio::time::sleep(next).await;
+        next = wait;
+        for volume in &volumes {
+            if !dir.exists() {
+                return;
+            }
+            if let Err(error) = one(client, &dir, pod, volume, gid).await {
+                tracing::warn!(pod = pod.metadata.name, volume = volume.name, %error, "cannot renew a token; trying again");
+                next = RENEW_AGAIN;
+            }
+        }
+    }
 }
 
 fn namespace(pod: &Pod) -> &str {

@@ -321,7 +321,12 @@ impl Shell {
                 let (client, dir, sender) = (self.client.clone(), self.config.kubelet_dir.clone(), self.sender.clone());
                 tokio::spawn(async move {
                     let result = local::set_up(&client, &dir, &api).await;
+                    let ready = result.is_ok();
                     let _ = sender.send(Message::Input(Input::LocalReady { pod: uid, result }));
+                    if ready {
+                        // Ends with the pod's directory, or with the node.
+                        local::renew_tokens(&client, &dir, &api).await;
+                    }
                 });
             }
             PodEffect::Start { container, attempt } => self.start(uid, container, attempt),

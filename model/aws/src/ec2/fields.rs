@@ -170,6 +170,10 @@ impl Filtered for Fields<'_, &Instance> {
         "instance-state-name",
         "instance-type",
         "instance.group-id",
+        "metadata-options.http-endpoint",
+        "metadata-options.http-put-response-hop-limit",
+        "metadata-options.http-tokens",
+        "metadata-options.instance-metadata-tags",
         "network-interface.network-interface-id",
         "owner-id",
         "private-dns-name",
@@ -203,6 +207,10 @@ impl Filtered for Fields<'_, &Instance> {
             "instance-state-name" => give("running"),
             "instance-type" => give(&instance.instance_type),
             "instance.group-id" => instance.interface.security_groups.iter().for_each(|group| give(group)),
+            "metadata-options.http-endpoint" => give(switch_text(instance.metadata.wanted.endpoint)),
+            "metadata-options.http-put-response-hop-limit" => give(&instance.metadata.wanted.hop_limit.to_string()),
+            "metadata-options.http-tokens" => give(if instance.metadata.wanted.tokens_required { "required" } else { "optional" }),
+            "metadata-options.instance-metadata-tags" => give(switch_text(instance.metadata.wanted.tags)),
             "network-interface.network-interface-id" => give(&instance.interface.id),
             "owner-id" => give(&self.state.network.account),
             "private-dns-name" => give(&instance.private_dns_name),
@@ -231,6 +239,10 @@ impl Filtered for TagFields<'_> {
             _ => {}
         }
     }
+}
+
+fn switch_text(on: bool) -> &'static str {
+    if on { "enabled" } else { "disabled" }
 }
 
 fn bool_text(value: bool) -> &'static str {
