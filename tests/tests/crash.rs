@@ -96,7 +96,7 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
         if !kill_node {
             ebbtide.start();
         }
-        check(&ebbtide, &known.lock().unwrap());
+        check(&ebbtide, &mut known.lock().unwrap());
     }
     finish(&ebbtide, known.into_inner().unwrap());
 }
@@ -143,7 +143,7 @@ fn kill_node_of(ebbtide: &Ebbtide, node: &str) {
     }
 }
 
-fn check(ebbtide: &Ebbtide, known: &Acknowledged) {
+fn check(ebbtide: &Ebbtide, known: &mut Acknowledged) {
     let volumes = ebbtide.aws(&["ec2", "describe-volumes"]);
     let there: BTreeSet<&str> =
         volumes["Volumes"].as_array().into_iter().flatten().filter_map(|volume| volume["VolumeId"].as_str()).collect();
@@ -158,6 +158,13 @@ fn check(ebbtide: &Ebbtide, known: &Acknowledged) {
             output.stdout == b"Running"
         });
     }
+    // What was created or deleted without an answer may be there or not. It goes now, or it would fill the nodes.
+    let rest: Vec<String> = known.tried.difference(&known.apps).flat_map(|name| [format!("pod/{name}"), format!("pvc/{name}")]).collect();
+    if !rest.is_empty() {
+        let rest = rest.iter().map(String::as_str);
+        ebbtide.kubectl(&["delete", "--wait=false", "--ignore-not-found"].into_iter().chain(rest).collect::<Vec<_>>());
+    }
+    known.tried.clone_from(&known.apps);
 }
 
 /// Deletes everything and waits until nothing is left of it.
