@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::network::Rule;
-use super::token::fingerprint;
+use super::token::{fingerprint, in_order};
 use super::volume::Volume;
 use super::{Effect, Held, Kind, MetadataChange, Reject, Reply, State, TagItem};
 use crate::{At, kms};
@@ -197,7 +197,7 @@ impl State {
 
     fn create_volume(&mut self, at: At, keys: &kms::State, request: &CreateVolume, out: &mut Vec<Effect>) -> Result<(), Reject> {
         let token = request.client_token.as_deref();
-        let print = fingerprint(&CreateVolume { client_token: None, ..request.clone() });
+        let print = fingerprint(&CreateVolume { client_token: None, tags: in_order(&request.tags), ..request.clone() });
         if let Some([key]) = self.recall("CreateVolume", token, print)? {
             out.extend(self.volumes.get(key).map(|volume| Effect::Reply(Reply::Volume(Box::new(volume.clone())))));
             return Ok(());
@@ -212,7 +212,7 @@ impl State {
 
     fn copy_volumes(&mut self, at: At, keys: &kms::State, request: &CopyVolumes, out: &mut Vec<Effect>) -> Result<(), Reject> {
         let token = request.client_token.as_deref();
-        let print = fingerprint(&CopyVolumes { client_token: None, ..request.clone() });
+        let print = fingerprint(&CopyVolumes { client_token: None, tags: in_order(&request.tags), ..request.clone() });
         let reply = |volumes: Vec<Volume>| Effect::Reply(Reply::Volumes(volumes));
         if let Some(keys) = self.recall("CopyVolumes", token, print)? {
             out.push(reply(keys.iter().filter_map(|key| self.volumes.get(key).cloned()).collect()));

@@ -131,6 +131,31 @@ fn a_token_is_remembered_beyond_the_volumes_life() {
     assert_ne!(create(&mut state, with("t")), first);
 }
 
+/// The EBS driver builds its tags from a Go map, so that the same request comes in another order each time.
+#[test]
+fn the_order_of_tags_makes_no_other_request() {
+    let mut state = state(Profile::Instant);
+    let (a, b) = (tag("CSIVolumeName", Some("pvc-1")), tag("ebs.csi.aws.com/cluster", Some("true")));
+    let with = |tags: [&TagItem; 2]| CreateVolume { client_token: Some("t".into()), tags: tags.map(Clone::clone).into(), ..request() };
+    let first = create(&mut state, with([&a, &b]));
+    assert_eq!(create(&mut state, with([&b, &a])), first);
+    let other = Command::CreateVolume(with([&a, &tag("ebs.csi.aws.com/cluster", Some("false"))]));
+    assert_eq!(code(run(&mut state, other)), "IdempotentParameterMismatch");
+    // A copy's token likewise.
+    let copy = |tags: [&TagItem; 2]| {
+        let tags = tags.map(Clone::clone).into();
+        Command::CopyVolumes(CopyVolumes {
+            source_volume_id: first.clone(),
+            client_token: Some("c".into()),
+            tags,
+            ..CopyVolumes::default()
+        })
+    };
+    run(&mut state, copy([&a, &b])).unwrap();
+    run(&mut state, copy([&b, &a])).unwrap();
+    assert_eq!(state.volumes().count(), 2);
+}
+
 #[test]
 fn attach_refuses_as_ec2_does() {
     let mut state = state(Profile::Instant);

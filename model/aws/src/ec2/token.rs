@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::VolumeKey;
 use super::records::Changed;
-use super::{Effect, Reject, State, TOKEN_MEMORY, Timer};
+use super::{Effect, Reject, State, TOKEN_MEMORY, TagItem, Timer};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Token {
@@ -19,6 +19,13 @@ pub(super) fn fingerprint(request: &impl Serialize) -> u64 {
     let mut digest = Digest::default();
     digest.add(request);
     digest.value()
+}
+
+/// The tags of a request as its fingerprint takes them: their order says nothing, and the EBS driver sends another one with every retry.
+pub(super) fn in_order(tags: &[TagItem]) -> Vec<TagItem> {
+    let mut tags = tags.to_vec();
+    tags.sort();
+    tags
 }
 
 impl State {
