@@ -18,7 +18,7 @@ const RUN_LIMIT: &str = "400";
 const EBS_PARAMETERS: &str = r#"{"type": "gp3", "iops": "3000"}"#;
 const EBS_MUTABLE: &str = r#"{"iops": "3014", "throughput": "153"}"#;
 
-/// What the EBS driver 1.64 answers against CSI, whatever EC2 it has (`shared/spec/real-drivers.md` §2).
+/// What the EBS driver 1.64 answers against CSI, whatever EC2 it has (real-drivers.md §2).
 const EBS_KNOWN: &[(&str, &str)] = &[
     ("ValidateVolumeCapabilities should fail when the requested volume does not exist", "InvalidVolume.NotFound becomes Internal"),
     ("ModifyVolume [Controller Server] should fail if volume does not exist", "InvalidVolume.NotFound becomes Internal"),
@@ -343,7 +343,10 @@ fn real_efs_driver() {
     }
     let ebbtide = Ebbtide::up(&[]);
     let node = first_node(&ebbtide);
-    let (endpoint, files) = (ebbtide.endpoint(), format!("--efs-utils-static-files-path={}", ebbtide.dir().display()));
+    // It copies whatever is in there; efs-utils is not needed, as `mount.efs` is ebbtide's.
+    let files = ebbtide.dir().join("no-static-files");
+    std::fs::create_dir(&files).expect("a directory");
+    let (endpoint, files) = (ebbtide.endpoint(), format!("--efs-utils-static-files-path={}", files.display()));
     let args = ["--endpoint=SOCKET", "--logtostderr", "--vol-metrics-opt-in=true", &files];
     let Some(driver) = RealDriver::start(&ebbtide, &node, BINARY, &args, &[("AWS_ENDPOINT_URL", &endpoint)]) else { return };
     let under_test = driver.under_test(efs_args(&ebbtide), EFS_KNOWN);
