@@ -57,7 +57,7 @@ struct AddArgs {
     /// What happens.
     #[arg(value_parser = actions())]
     fault: Action,
-    /// Only calls of this service: ec2, efs, kms or sts.
+    /// Only calls of this service: ec2, efs, kms, sts, or imds (its operations are paths: `meta-data/network/*`, `api/token`).
     #[arg(long)]
     service: Option<String>,
     /// Only these API operations; several divided by commas, `Describe*` for all that begin so.

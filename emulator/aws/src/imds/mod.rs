@@ -15,6 +15,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
+use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use model_aws::ec2::MetadataOptions;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::Auth;
 use crate::ctx::Ctx;
 use crate::engine::now;
+use crate::faults::{self, Asked};
 use crate::guard::Guard;
 use token::Tokens;
 
@@ -85,8 +87,9 @@ pub fn serve(
             };
             let router = Router::new().fallback(move |request: Request| {
                 let service = service.clone();
-                async move { service.answer(request).await }
+                async move { service.serve(request).await }
             });
+            let router = router.into_make_service_with_connect_info::<crate::server::Peer>();
             let stop = stopping.clone();
             serving.push(tokio::spawn(async move {
                 // `axum::serve` ends only by the shutdown; its error type is never made.
@@ -98,11 +101,28 @@ pub fn serve(
 }
 
 impl Service {
-    async fn answer(&self, request: Request) -> Response {
-        if self.guard.check(request.uri(), request.headers()).is_err() {
+    /// Answers, unless a fault of the table forbids it: then late, with an error's page, or not at all.
+    async fn serve(&self, request: Request) -> Response {
+        let (parts, _) = request.into_parts();
+        if self.guard.check(&parts.uri, &parts.headers).is_err() {
             return page::error(StatusCode::FORBIDDEN);
         }
-        let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
+        // Below the version: `meta-data/instance-id`.
+        let operation = parts.uri.path().trim_matches('/').split_once('/').map_or("", |(_, rest)| rest);
+        let names = serde_json::json!([self.instance_id]).to_string();
+        let asked = Asked { service: "imds", operation, parts: &parts, form: "", json: names.as_bytes() };
+        match faults::meet(&self.ctx, &asked).await {
+            Ok(gate) => {
+                let response = self.answer(&parts).await;
+                gate.carried_out();
+                response
+            }
+            Err(error) => page::error(StatusCode::from_u16(error.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)),
+        }
+    }
+
+    async fn answer(&self, parts: &Parts) -> Response {
+        let (method, path, headers) = (&parts.method, parts.uri.path(), &parts.headers);
         let options = self.ctx.engine.read(|aws| aws.ec2.instance(&self.instance_id).map(|instance| instance.metadata.applied)).await;
         // An instance that the world has no longer has no service; one whose service is off refuses everything.
         let Some(options) = options.filter(|options| options.endpoint) else { return page::error(StatusCode::FORBIDDEN) };

@@ -138,6 +138,29 @@ async fn each_mode_refuses_as_it_does_on_ec2() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn faults_make_it_refuse_hang_and_miss_paths() {
+    let bench = bench().await;
+    let aws = format!("http://{}", bench.running.addr);
+    let add = async |rule: serde_json::Value| {
+        let answer = bench.client.post(format!("{aws}/_ebbtide/faults")).json(&rule).send().await.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+    };
+    let macs = "/latest/meta-data/network/interfaces/macs";
+    add(serde_json::json!({"actionId": "local:api:error", "service": "imds", "operation": "meta-data/network/interfaces/macs",
+        "resource": bench.instance, "error": {"statusCode": 404}}))
+    .await;
+    let (status, page) = bench.get(macs).await;
+    assert!(status == 404 && page.contains("404 - Not Found"), "{page}");
+    assert_eq!(bench.get("/latest/meta-data/instance-id").await.0, 200);
+    let token = bench.token(&bench.other).await;
+    assert_eq!(bench.send(Method::GET, &bench.other, macs, &[(token::TOKEN, &token)]).await.0, 200, "of another instance");
+    add(serde_json::json!({"actionId": "local:api:lost-response", "service": "imds", "operation": "dynamic/*"})).await;
+    let document = bench.client.get(format!("{}/latest/dynamic/instance-identity/document", bench.other)).header(token::TOKEN, &token);
+    assert!(document.send().await.is_err(), "the connection ends without an answer");
+    bench.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paths_say_what_the_instance_is() {
     let bench = bench().await;
     let mac = "0a:ff:0a:00:01:0a";

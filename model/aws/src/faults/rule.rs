@@ -278,8 +278,16 @@ pub struct Rule {
 }
 
 /// The services, by every name they are called by.
-const SERVICES: [(&str, &str); 5] =
-    [("ec2", "ec2"), ("efs", "elasticfilesystem"), ("elasticfilesystem", "elasticfilesystem"), ("kms", "kms"), ("sts", "sts")];
+const SERVICES: [(&str, &str); 6] = [
+    ("ec2", "ec2"),
+    ("efs", "elasticfilesystem"),
+    ("elasticfilesystem", "elasticfilesystem"),
+    ("imds", IMDS),
+    ("kms", "kms"),
+    ("sts", "sts"),
+];
+/// The instances' metadata services: no API of the account, so only a rule that names it means it.
+const IMDS: &str = "imds";
 
 impl Rule {
     pub fn new(action_id: Action) -> Self {
@@ -330,7 +338,7 @@ impl Rule {
         if let Some(service) = &self.service
             && !SERVICES.iter().any(|(name, _)| name == service)
         {
-            return refuse(format!("there is no service {service:?} here; there are ec2, elasticfilesystem (efs), kms and sts"));
+            return refuse(format!("there is no service {service:?} here; there are ec2, elasticfilesystem (efs), imds, kms and sts"));
         }
         self.check_texts()
     }
@@ -365,7 +373,7 @@ impl Rule {
             })
         };
         let named = |wanted: &str| call.names.iter().any(|name| name == wanted);
-        self.service.as_ref().is_none_or(service)
+        self.service.as_ref().map_or(call.service != IMDS, service)
             && self.operation.as_ref().is_none_or(operation)
             && self.region.as_ref().is_none_or(|region| call.region.as_ref() == Some(region))
             && self.resource.as_deref().is_none_or(named)

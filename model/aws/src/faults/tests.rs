@@ -152,6 +152,16 @@ fn span(text: &str) -> Option<Span> {
 }
 
 #[test]
+fn only_a_rule_that_names_it_means_the_metadata_service() {
+    let mut shell = Shell::new();
+    shell.add(rule(Action::Unavailable));
+    assert!(shell.call("imds", "meta-data/instance-id", &[]).error.is_none());
+    shell.add(Rule { service: Some("imds".into()), operation: Some("meta-data/*".into()), ..rule(Action::Unavailable) });
+    assert_eq!(shell.call("imds", "meta-data/instance-id", &[]).error.unwrap().status, 503);
+    assert!(shell.call("imds", "api/token", &[]).error.is_none());
+}
+
+#[test]
 fn each_service_has_its_own_words_for_a_refusal() {
     for (action, service, code, status) in [
         (Action::Throttle, "ec2", "RequestLimitExceeded", 503),
