@@ -2,12 +2,14 @@
 
 mod ec2;
 mod efs;
+mod retry;
 mod sign;
 
 use std::time::Duration;
 
 use model_node::driver::cloud::{CloudCall, CloudError, CloudReply};
 
+use retry::Retries;
 use sign::Signer;
 
 /// Codes that the SDK retries by itself (ebs.md §1.6, efs.md §1.6).
@@ -31,8 +33,18 @@ const THROTTLES: [&str; 15] = [
 /// As the EBS driver sets it.
 const EC2_ATTEMPTS: u32 = 50;
 const EFS_ATTEMPTS: u32 = 5;
-const FIRST_DELAY: Duration = Duration::from_millis(100);
-const LONGEST_DELAY: Duration = Duration::from_secs(20);
+/// Calls of EC2 that have a retryer of their own; the others share the client's.
+const OWN_RETRYER: [&str; 9] = [
+    "CreateVolume",
+    "CopyVolumes",
+    "DeleteVolume",
+    "AttachVolume",
+    "DetachVolume",
+    "ModifyVolume",
+    "CreateSnapshot",
+    "DeleteSnapshot",
+    "EnableFastSnapshotRestores",
+];
 
 /// A request before it is signed.
 struct Request {
@@ -59,6 +71,7 @@ pub(super) struct Cloud {
     http: reqwest::Client,
     endpoint: String,
     signer: Signer,
+    retries: Retries,
     /// The probe succeeded by its dry run: it is not asked again for a while.
     probed: tokio::sync::Mutex<Option<tokio::time::Instant>>,
 }
@@ -70,6 +83,7 @@ impl Cloud {
             http: reqwest::Client::builder().no_proxy().tcp_nodelay(true).user_agent(agent()).build().unwrap_or_default(),
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             signer: Signer { region: region.to_owned(), key, secret },
+            retries: Retries::default(),
             probed: tokio::sync::Mutex::new(None),
         }
     }
@@ -77,11 +91,14 @@ impl Cloud {
     /// Asks, and asks again while AWS is throttling, failing or away.
     pub(super) async fn call(&self, call: &CloudCall) -> Result<CloudReply, CloudError> {
         let attempts = if call.operation().0 == "EC2" { EC2_ATTEMPTS } else { EFS_ATTEMPTS };
-        let mut delay = FIRST_DELAY;
-        let mut attempt = 1;
+        let retryer = retryer(call);
+        let (mut attempt, mut taken) = (1, 0);
         loop {
             let error = match self.once(call).await {
-                Ok(reply) => return Ok(reply),
+                Ok(reply) => {
+                    self.retries.succeeded(retryer, taken);
+                    return Ok(reply);
+                }
                 Err(error) => error,
             };
             if !retryable(&error) {
@@ -90,9 +107,12 @@ impl Cloud {
             if attempt == attempts {
                 return Err(exhausted(error, attempts));
             }
+            taken = match self.retries.take(retryer, error.code() == "RequestTimeout") {
+                Ok(taken) => taken,
+                Err(exceeded) => return Err(joined(error, &exceeded)),
+            };
             tracing::debug!(%error, attempt, "asking AWS again");
-            tokio::time::sleep(delay).await;
-            delay = (delay * 2).min(LONGEST_DELAY);
+            tokio::time::sleep(retry::delay(attempt)).await;
             attempt += 1;
         }
     }
@@ -166,6 +186,27 @@ fn retryable(error: &CloudError) -> bool {
     match error {
         CloudError::Api { code, status, .. } => THROTTLES.contains(&code.as_str()) || [500, 502, 503, 504].contains(status),
         CloudError::Transport { .. } => true,
+    }
+}
+
+/// Which quota the retries of a call count against (retry_manager.go; the EFS driver has a retryer for each call).
+fn retryer(call: &CloudCall) -> &'static str {
+    let (service, operation) = call.operation();
+    match call {
+        CloudCall::CreateVolume(new) if new.dry_run => "",
+        _ if service != "EC2" || OWN_RETRYER.contains(&operation) => operation,
+        _ => "",
+    }
+}
+
+/// Go's `errors.Join`: the texts one below the other.
+fn joined(error: CloudError, exceeded: &retry::Exceeded) -> CloudError {
+    let below = |message: String| format!("{message}\n{exceeded}");
+    match error {
+        CloudError::Api { operation, status, request_id, code, message } => {
+            CloudError::Api { operation, status, request_id, code, message: below(message) }
+        }
+        CloudError::Transport { operation, message } => CloudError::Transport { operation, message: below(message) },
     }
 }
 
