@@ -129,3 +129,35 @@ async fn watchers_list_again_after_a_restart() {
     assert!(listed.iter().all(|map| map.metadata.name.as_deref() != Some("m1")), "{listed:?}");
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_pages_of_a_list_show_one_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let (running, client) = client(&dir).await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(client);
+    for name in ["a", "b", "c"] {
+        maps.create(&PostParams::default(), &map(name)).await.unwrap();
+    }
+    let names = |list: &kube::core::ObjectList<ConfigMap>| -> Vec<String> {
+        list.items.iter().map(|map| map.metadata.name.clone().unwrap_or_default()).collect()
+    };
+    let first = maps.list(&ListParams::default().limit(1)).await.unwrap();
+    assert_eq!((names(&first), first.metadata.remaining_item_count), (vec!["a".to_owned()], Some(2)));
+    let version = first.metadata.resource_version.clone();
+    maps.delete("b", &DeleteParams::default()).await.unwrap();
+    maps.create(&PostParams::default(), &map("bb")).await.unwrap();
+    let next = ListParams::default().limit(5).continue_token(&first.metadata.continue_.unwrap());
+    let rest = maps.list(&next).await.unwrap();
+    assert_eq!((names(&rest), rest.metadata.resource_version), (vec!["b".to_owned(), "c".to_owned()], version.clone()));
+    // The same state by its version; and what is there now.
+    let exact = ListParams::default().at(&version.unwrap()).matching(kube::api::VersionMatch::Exact);
+    assert_eq!(names(&maps.list(&exact).await.unwrap()), ["a", "b", "c"]);
+    assert_eq!(names(&maps.list(&ListParams::default()).await.unwrap()), ["a", "bb", "c"]);
+    // A version that the log of this run does not reach back to.
+    let gone = ListParams::default().at("1").matching(kube::api::VersionMatch::Exact);
+    running.stop().await;
+    let (running, client) = self::client(&dir).await;
+    let error = Api::<ConfigMap>::default_namespaced(client).list(&gone).await.unwrap_err();
+    assert!(matches!(&error, kube::Error::Api(status) if status.code == 410 && status.reason == "Expired"), "{error:?}");
+    running.stop().await;
+}

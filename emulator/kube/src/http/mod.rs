@@ -3,6 +3,7 @@
 mod body;
 mod discovery;
 mod openapi;
+mod options;
 mod proxy;
 mod query;
 mod read;

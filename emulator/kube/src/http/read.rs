@@ -1,12 +1,16 @@
 //! Get and list, in the form that the client accepts.
 
+use std::borrow::Borrow;
+
 use axum::http::header;
 use axum::response::Response;
 use base64::Engine as _;
 use model_kube::object::{Key, Object};
+use model_kube::store::Store;
 use model_kube::write::ApiError;
 use serde_json::{Value, json};
 
+use super::options::{self, Wanted};
 use super::resource::{Call, Resource};
 use super::selector::Selector;
 use super::{respond, table};
@@ -92,39 +96,87 @@ pub struct Page {
     pub next: Option<(String, usize)>,
 }
 
+/// The pages of one list show one state: that of the first page.
 pub fn page(call: &Call) -> Result<Page, ApiError> {
     let selector = Selector::parse(&call.resource, &call.query)?;
+    let wanted = options::list(&call.query)?;
     let limit = call.query.number("limit")?.filter(|limit| *limit > 0).map_or(usize::MAX, |limit| limit as usize);
     let token = call.query.get("continue").map(decode_token).transpose()?;
-    let kind = &call.resource.kind;
     call.shared.api.read(|store| {
-        check_version(call, store.version())?;
-        let version = token.as_ref().map_or(store.version(), |token| token.rv);
-        let all_namespaces = call.namespace.is_empty() && call.resource.namespaced;
-        let mut objects = Vec::new();
-        let mut next = None;
-        if let (Some(name), None, false) = (selector.name(), &token, all_namespaces) {
-            let found = store.object(&Key::new(kind.clone(), &call.namespace, name)).filter(|object| selector.matches(object));
-            return Ok(Page { version, objects: found.cloned().into_iter().collect(), next });
-        }
-        let from = match &token {
-            Some(token) => Key::new(kind.clone(), &token.namespace, &token.name),
-            None => Key::new(kind.clone(), &call.namespace, ""),
-        };
-        let mut found = store
-            .range_from(from)
-            .take_while(|(key, _)| all_namespaces || *key.namespace == *call.namespace)
-            .filter(|(_, object)| selector.matches(object));
-        for (key, object) in found.by_ref() {
-            if objects.len() == limit {
-                let token = Continue { rv: version, namespace: key.namespace.to_string(), name: key.name.to_string() };
-                next = Some((encode_token(&token)?, 1 + found.count()));
-                break;
+        let version = match (&token, wanted) {
+            (Some(token), _) => token.rv,
+            (None, Wanted::Exactly(version)) => version,
+            (None, Wanted::NotOlderThan(version)) => {
+                not_newer(version, store.version())?;
+                store.version()
             }
-            objects.push(object.clone());
+            (None, Wanted::Now) => store.version(),
+        };
+        not_newer(version, store.version())?;
+        if version == store.version() {
+            return take(call, &selector, token.as_ref(), version, limit, store);
         }
-        Ok(Page { version, objects, next })
+        let found = store.range_at(first(call, &selector, token.as_ref()), version).map_err(|_| {
+            ApiError::expired(match token {
+                Some(_) => CONTINUE_EXPIRED,
+                None => "The resourceVersion for the provided list is too old.",
+            })
+        })?;
+        collect(call, &selector, version, limit, found)
     })
+}
+
+const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. \
+    You must start a new list without the continue parameter.";
+
+/// Where a page begins.
+fn first(call: &Call, selector: &Selector, token: Option<&Continue>) -> Key {
+    match token {
+        Some(token) => Key::new(call.resource.kind.clone(), &token.namespace, &token.name),
+        None if everywhere(call) => Key::new(call.resource.kind.clone(), "", ""),
+        None => Key::new(call.resource.kind.clone(), &call.namespace, selector.name().unwrap_or("")),
+    }
+}
+
+fn everywhere(call: &Call) -> bool {
+    call.namespace.is_empty() && call.resource.namespaced
+}
+
+/// A page of what is there now.
+fn take(call: &Call, selector: &Selector, token: Option<&Continue>, version: u64, limit: usize, store: &Store) -> Result<Page, ApiError> {
+    if let (Some(name), None, false) = (selector.name(), token, everywhere(call)) {
+        let key = Key::new(call.resource.kind.clone(), &call.namespace, name);
+        let found = store.object(&key).filter(|object| selector.matches(object));
+        return Ok(Page { version, objects: found.cloned().into_iter().collect(), next: None });
+    }
+    let found = store.range_from(first(call, selector, token));
+    collect(call, selector, version, limit, found)
+}
+
+/// Takes a page from objects in order.
+fn collect<'a, K: Borrow<Key>>(
+    call: &Call,
+    selector: &Selector,
+    version: u64,
+    limit: usize,
+    found: impl Iterator<Item = (K, &'a Object)>,
+) -> Result<Page, ApiError> {
+    let everywhere = everywhere(call);
+    let mut objects = Vec::new();
+    let mut next = None;
+    let mut found = found
+        .take_while(|(key, _)| everywhere || *key.borrow().namespace == *call.namespace)
+        .filter(|(_, object)| selector.matches(object));
+    for (key, object) in found.by_ref() {
+        if objects.len() == limit {
+            let key = key.borrow();
+            let token = Continue { rv: version, namespace: key.namespace.to_string(), name: key.name.to_string() };
+            next = Some((encode_token(&token)?, 1 + found.count()));
+            break;
+        }
+        objects.push(object.clone());
+    }
+    Ok(Page { version, objects, next })
 }
 
 fn encode_token(token: &Continue) -> Result<String, ApiError> {
@@ -139,13 +191,7 @@ fn decode_token(text: &str) -> Result<Continue, ApiError> {
 }
 
 /// A version that does not exist yet cannot be served.
-pub fn check_version(call: &Call, current: u64) -> Result<u64, ApiError> {
-    let wanted = match call.query.get("resourceVersion") {
-        None => 0,
-        Some(text) => text.parse().map_err(|_| {
-            ApiError::bad_request(format!("invalid resource version: strconv.ParseUint: parsing \"{text}\": invalid syntax"))
-        })?,
-    };
+pub fn not_newer(wanted: u64, current: u64) -> Result<(), ApiError> {
     if wanted > current {
         let mut error = ApiError::unavailable(format!("Too large resource version: {wanted}, current: {current}"));
         error.code = 504;
@@ -161,7 +207,7 @@ pub fn check_version(call: &Call, current: u64) -> Result<u64, ApiError> {
         }));
         return Err(error);
     }
-    Ok(wanted)
+    Ok(())
 }
 
 pub fn list(call: &Call) -> Result<Response, ApiError> {

@@ -13,7 +13,8 @@ use model_kube::write::ApiError;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::read::{Form, check_version, form, partial, show};
+use super::options;
+use super::read::{Form, form, not_newer, partial, show};
 use super::resource::Call;
 use super::selector::Selector;
 use super::table;
@@ -107,9 +108,8 @@ pub fn watch(call: Call, name: Option<&str>) -> Result<Response, ApiError> {
     }
     let bookmarks = call.query.flag("allowWatchBookmarks");
     let send_initial = call.query.flag("sendInitialEvents");
-    if send_initial && call.query.get("resourceVersionMatch") != Some("NotOlderThan") {
-        return Err(ApiError::bad_request("sendInitialEvents is forbidden for watch unless resourceVersionMatch is set to NotOlderThan"));
-    }
+    options::watch(&call.query)?;
+    let wanted = options::number(&call.query)?;
     let timeout = call.query.number("timeoutSeconds")?.filter(|seconds| *seconds > 0).map_or(TIMEOUT, Duration::from_secs);
     let kind = call.resource.kind.clone();
     let namespace = call.namespace.clone();
@@ -119,7 +119,7 @@ pub fn watch(call: Call, name: Option<&str>) -> Result<Response, ApiError> {
     // What exists and the version from which changes follow, in one look.
     let api = call.shared.api.clone();
     let (since, initial) = api.read(|store| {
-        let wanted = check_version(&call, store.version())?;
+        not_newer(wanted, store.version())?;
         // A version no longer kept is an ERROR in the stream, as the real server tells it: the watcher of kube-rs would ask for the
         // same version for ever after an answer 410, and only lists again after the event.
         if wanted != 0 && !send_initial {

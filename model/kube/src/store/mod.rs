@@ -9,6 +9,7 @@
 
 mod create;
 mod delete;
+mod history;
 mod ids;
 mod index;
 mod load;

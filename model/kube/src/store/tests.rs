@@ -217,6 +217,44 @@ fn the_log_tells_every_change_once_and_expires() {
 }
 
 #[test]
+fn an_earlier_version_can_be_read_while_its_changes_are_kept() {
+    let mut store = store();
+    let from = Key::new(Kind::PersistentVolumeClaim, "", "");
+    let change = |metadata: Value| Write::Patch {
+        key: key(Kind::PersistentVolumeClaim, "b"),
+        patch: Patch::Merge(json!({"metadata": metadata})),
+        subresource: Subresource::None,
+    };
+    let writes = [
+        Write::create(claim("b")),
+        Write::create(claim("a")),
+        change(json!({"labels": {"x": "1"}})),
+        Write::create(pod("p")),
+        change(json!({"labels": {"x": "2"}, "finalizers": null})),
+        Write::delete(key(Kind::Pod, "p")),
+        Write::delete(key(Kind::PersistentVolumeClaim, "b")),
+        Write::create(claim("b")),
+    ];
+    let now = |store: &Store| -> (u64, Vec<(Key, Object)>) {
+        (store.version(), store.range_from(from.clone()).map(|(key, object)| (key.clone(), object.clone())).collect())
+    };
+    let mut states = vec![now(&store)];
+    for write in writes {
+        ok(&mut store, write);
+        states.push(now(&store));
+    }
+    for (version, state) in states {
+        let found: Vec<(Key, Object)> = store.range_at(from.clone(), version).unwrap().map(|(key, object)| (key, object.clone())).collect();
+        assert_eq!(found, state, "at {version}");
+    }
+    // From a key on, as a later page begins.
+    let later = store.range_at(key(Kind::PersistentVolumeClaim, "b"), store.version()).unwrap();
+    assert_eq!(later.map(|(key, _)| key.name.to_string()).collect::<Vec<_>>(), ["b"]);
+    let again = Store::load(2, store.take_dirty().into_iter().filter_map(|(key, value)| Some((key, value?))).collect::<Vec<_>>()).unwrap();
+    assert_eq!(again.range_at(from, 1).err().unwrap().reason, Reason::Expired);
+}
+
+#[test]
 fn a_dry_run_stores_nothing() {
     let mut store = store();
     let version = store.version();
