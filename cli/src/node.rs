@@ -34,24 +34,29 @@ const OFF: &str = "off";
 pub struct Supervisor {
     places: Places,
     stop: CancellationToken,
-    failures: Failures,
+    starts: Starts,
 }
 
-/// Why nodes do not start, by name; one that started is not in it.
+/// What came of the last start of each node.
 #[derive(Clone, Default)]
-pub struct Failures(Arc<Mutex<BTreeMap<String, String>>>);
+pub struct Starts(Arc<Mutex<BTreeMap<String, Start>>>);
 
-impl Failures {
-    fn note(&self, node: &str, why: Option<String>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match why {
-            Some(why) => all.insert(node.to_owned(), why),
-            None => all.remove(node),
-        };
+/// What came of the last start of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// It ran before this `up` did.
+    Adopted,
+    Started,
+    Failed(String),
+}
+
+impl Starts {
+    fn note(&self, node: &str, start: Start) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned(), start);
     }
 
-    /// Why the last start of a node failed.
-    pub fn of(&self, node: &str) -> Option<String> {
+    /// None: it was not started yet.
+    pub fn of(&self, node: &str) -> Option<Start> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(node).cloned()
     }
 }
@@ -59,7 +64,7 @@ impl Failures {
 impl Supervisor {
     /// Adopts the nodes that run already and starts the others.
     pub fn start(places: &Places, nodes: &[Node], aws_endpoint: &str, kubeconfig: &Path) -> anyhow::Result<Self> {
-        let (stop, failures) = (CancellationToken::new(), Failures::default());
+        let (stop, starts) = (CancellationToken::new(), Starts::default());
         for node in nodes {
             let config = NodeConfig {
                 name: node.name.clone(),
@@ -76,13 +81,13 @@ impl Supervisor {
                 drivers: Default::default(),
                 first_loop: 1000,
             };
-            tokio::spawn(keep(config, failures.clone(), stop.clone()));
+            tokio::spawn(keep(config, starts.clone(), stop.clone()));
         }
-        Ok(Self { places: places.clone(), stop, failures })
+        Ok(Self { places: places.clone(), stop, starts })
     }
 
-    pub fn failures(&self) -> &Failures {
-        &self.failures
+    pub fn starts(&self) -> &Starts {
+        &self.starts
     }
 
     /// Stops all nodes, at the same time. Blocks until they are gone.
@@ -105,7 +110,7 @@ impl Waits {
 }
 
 /// Runs one node for as long as `up` runs: a crash of it is a reboot.
-async fn keep(config: NodeConfig, failures: Failures, stop: CancellationToken) {
+async fn keep(config: NodeConfig, starts: Starts, stop: CancellationToken) {
     let off = config.places().node(&config.name).join(OFF);
     let mut waits = Waits(REBOOT);
     loop {
@@ -124,7 +129,7 @@ async fn keep(config: NodeConfig, failures: Failures, stop: CancellationToken) {
         };
         match spawned {
             Ok(Ok(node)) => {
-                failures.note(&config.name, None);
+                starts.note(&config.name, if node.adopted { Start::Adopted } else { Start::Started });
                 let verb = if node.adopted { "still runs" } else { "started" };
                 tracing::info!(node = config.name, pid = node.process.pid, "the node {verb}");
                 tokio::select! {
@@ -137,7 +142,7 @@ async fn keep(config: NodeConfig, failures: Failures, stop: CancellationToken) {
             }
             Ok(Err(error)) => {
                 tracing::error!(node = config.name, "{error:#}");
-                failures.note(&config.name, Some(format!("{error:#}")));
+                starts.note(&config.name, Start::Failed(format!("{error:#}")));
             }
             Err(error) => tracing::error!(node = config.name, "starting the node: {error}"),
         }

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use emulator_common::places::Places;
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::jiff::Timestamp;
 use model_aws::world::World;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Auth, Profile, UpArgs};
-use crate::node::{Failures, Supervisor};
+use crate::node::{Start, Starts, Supervisor};
 use crate::state::{Lock, Up};
 use emulator_common::process::Process;
 
@@ -220,7 +221,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
     let supervisor = Supervisor::start(places, &nodes, &format!("http://{local_aws}"), &kube.kubeconfig)?;
     let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
     let waited = tokio::select! {
-        not_ready = wait_ready(&kube, &names, supervisor.failures()) => Some(not_ready),
+        not_ready = wait_ready(&kube, &names, supervisor.starts()) => Some(not_ready),
         () = signals.wait() => None,
     };
     if let Some(not_ready) = waited {
@@ -267,25 +268,39 @@ fn loopback(address: SocketAddr) -> std::net::IpAddr {
 }
 
 /// Waits until all nodes are Ready; returns those that are not in time, or that could not be started several times, and why.
-async fn wait_ready(kube: &emulator_kube::Running, names: &[String], failures: &Failures) -> BTreeMap<String, String> {
-    let started = Instant::now();
+async fn wait_ready(kube: &emulator_kube::Running, names: &[String], starts: &Starts) -> BTreeMap<String, String> {
+    let (started, began) = (Instant::now(), Timestamp::now());
+    // What the store says of a node that is only starting is what its last kubelet said.
+    let ready = |name: &str, node: &Node| match starts.of(name) {
+        Some(Start::Adopted) => is_ready(node, Timestamp::MIN),
+        Some(Start::Started) => is_ready(node, began),
+        Some(Start::Failed(_)) | None => false,
+    };
+    let failure = |name: &str| match starts.of(name) {
+        Some(Start::Failed(why)) => Some(why),
+        Some(Start::Adopted | Start::Started) | None => None,
+    };
     loop {
         let waiting: Vec<&String> =
-            kube.api.read(|store| names.iter().filter(|name| !store.get::<Node>("", name).is_some_and(|node| is_ready(node))).collect());
+            kube.api.read(|store| names.iter().filter(|name| !store.get::<Node>("", name).is_some_and(|node| ready(name, node))).collect());
         let late = started.elapsed() > READY_LIMIT;
         // Tried a few times by then.
-        let hopeless = started.elapsed() > START_LIMIT && waiting.iter().all(|name| failures.of(name).is_some());
+        let hopeless = started.elapsed() > START_LIMIT && waiting.iter().all(|name| failure(name).is_some());
         if waiting.is_empty() || late || hopeless {
             let slow = || format!("it is not after {READY_LIMIT:?}; see its log in the directory `nodes` of the data directory");
-            return waiting.into_iter().map(|name| (name.clone(), failures.of(name).unwrap_or_else(slow))).collect();
+            return waiting.into_iter().map(|name| (name.clone(), failure(name).unwrap_or_else(slow))).collect();
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-fn is_ready(node: &Node) -> bool {
+/// Whether its kubelet said so since then; it tells seconds.
+fn is_ready(node: &Node, since: Timestamp) -> bool {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    conditions.iter().any(|condition| {
+        let heard = condition.last_heartbeat_time.as_ref().is_some_and(|time| time.0.as_second() >= since.as_second());
+        condition.type_ == "Ready" && condition.status == "True" && heard
+    })
 }
 
 /// SIGINT and SIGTERM, from the moment it is made.

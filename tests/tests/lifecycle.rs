@@ -231,7 +231,7 @@ fn a_node_is_switched_off_and_on() {
     let killed = ebbtide.ebbtide(&["node", "kill", &node]);
     assert!(killed.status.success(), "{}", text(&killed));
     let state = || text(&ebbtide.ebbtide(&["node", "ls"]));
-    assert!(state().lines().any(|line| line.starts_with(&node) && line.ends_with("off")), "{}", state());
+    assert!(state().lines().any(|line| line.starts_with(&node) && line.split_whitespace().any(|cell| cell == "off")), "{}", state());
     let exec = ebbtide.ebbtide(&["node", "exec", &node, "--", "true"]);
     assert!(!exec.status.success() && text(&exec).contains("does not run"), "{}", text(&exec));
     let unknown = ebbtide.ebbtide(&["node", "kill", "nosuch"]);

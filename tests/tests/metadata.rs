@@ -395,45 +395,50 @@ fn https(ebbtide: &Ebbtide, path: &str, token: &str) -> (u16, String) {
 }
 
 #[test]
-fn a_pod_finds_its_token_in_a_projected_volume_and_becomes_its_role() {
+fn a_pod_finds_its_token_in_a_projected_volume_and_it_gives_a_role() {
     if !root() {
         return;
     }
     let ebbtide = Ebbtide::up(&["--auth", "verify"]);
     ebbtide.kubectl(&["create", "serviceaccount", "app"]);
-    let python = Command::new("sh").args(["-c", "command -v python"]).output().expect("sh");
-    let python = String::from_utf8_lossy(&python.stdout).trim().to_owned();
-    // What EKS's webhook adds to the pods of an account with a role.
-    let manifest = format!(
-        r#"
+    // What EKS's webhook adds to the pods of an account with a role. A pod has a /tmp of its own, where a checkout with its python
+    // may be, so that the token is used outside.
+    let manifest = r#"
 apiVersion: v1
 kind: Pod
-metadata: {{name: irsa}}
+metadata: {name: irsa}
 spec:
   serviceAccountName: app
   restartPolicy: Never
   containers:
   - name: c
-    image: python
-    command: [{python}, -c, "import boto3; print(boto3.client('sts').get_caller_identity()['Arn'])"]
-    env:
-    - {{name: AWS_ENDPOINT_URL, value: "{endpoint}"}}
-    - {{name: AWS_REGION, value: us-east-1}}
-    - {{name: AWS_DEFAULT_REGION, value: us-east-1}}
-    - {{name: AWS_ROLE_ARN, value: "arn:aws:iam::000000000000:role/app"}}
-    - {{name: AWS_ROLE_SESSION_NAME, value: pod}}
-    - {{name: AWS_WEB_IDENTITY_TOKEN_FILE, value: /var/run/secrets/eks.amazonaws.com/serviceaccount/token}}
-    volumeMounts: [{{name: token, mountPath: /var/run/secrets/eks.amazonaws.com/serviceaccount, readOnly: true}}]
+    image: busybox
+    command: [/bin/sh, -c, cat $AWS_WEB_IDENTITY_TOKEN_FILE]
+    env: [{name: AWS_WEB_IDENTITY_TOKEN_FILE, value: /var/run/secrets/eks.amazonaws.com/serviceaccount/token}]
+    volumeMounts: [{name: token, mountPath: /var/run/secrets/eks.amazonaws.com/serviceaccount, readOnly: true}]
   volumes:
   - name: token
     projected:
-      sources: [{{serviceAccountToken: {{audience: sts.amazonaws.com, expirationSeconds: 86400, path: token}}}}]
-"#,
-        endpoint = ebbtide.endpoint()
-    );
-    ebbtide.kubectl_with(&["apply", "-f", "-"], &manifest);
+      sources: [{serviceAccountToken: {audience: sts.amazonaws.com, expirationSeconds: 86400, path: token}}]
+"#;
+    ebbtide.kubectl_with(&["apply", "-f", "-"], manifest);
     wait_for("the pod to end", Duration::from_secs(60), || {
         matches!(ebbtide.kubectl(&["get", "pod", "irsa", "-o", "jsonpath={.status.phase}"]).as_str(), "Succeeded" | "Failed")
     });
-    assert_eq!(ebbtide.kubectl(&["logs", "irsa"]).trim(), "arn:aws:sts::000000000000:assumed-role/app/pod");
+    let file = ebbtide.dir().join("token");
+    std::fs::write(&file, ebbtide.kubectl(&["logs", "irsa"]).trim()).expect("writing the token");
+    python(
+        &ebbtide,
+        r#"
+session = boto3.Session(region_name='us-east-1')
+assert session.get_credentials().method == 'assume-role-with-web-identity'
+arn = session.client('sts').get_caller_identity()['Arn']
+assert arn == 'arn:aws:sts::000000000000:assumed-role/app/pod', arn
+"#,
+        &[
+            ("AWS_ROLE_ARN", "arn:aws:iam::000000000000:role/app"),
+            ("AWS_ROLE_SESSION_NAME", "pod"),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", file.to_str().expect("a path in UTF-8")),
+        ],
+    );
 }
