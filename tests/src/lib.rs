@@ -29,6 +29,22 @@ pub fn root() -> bool {
 /// The nodes of the default world.
 pub const NODES: [&str; 2] = ["ip-10-0-1-10.ec2.internal", "ip-10-0-2-10.ec2.internal"];
 
+/// The exercises' pod: it writes the time to its volume again and again. `CLAIM` stands for its claim.
+pub const POD: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: app}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: app
+    image: centos
+    command: ["/bin/sh"]
+    args: ["-c", "while true; do echo $(date -u) >> /data/out.txt; sleep 0.3; done"]
+    volumeMounts: [{name: persistent-storage, mountPath: /data}]
+  volumes: [{name: persistent-storage, persistentVolumeClaim: {claimName: CLAIM}}]
+"#;
+
 /// One running ebbtide with its own data directory and ports.
 pub struct Ebbtide {
     dir: tempfile::TempDir,

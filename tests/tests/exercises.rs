@@ -2,22 +2,7 @@
 
 use std::time::Duration;
 
-use ebbtide_tests::{Ebbtide, root, wait_for};
-
-const POD: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: app}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: app
-    image: centos
-    command: ["/bin/sh"]
-    args: ["-c", "while true; do echo $(date -u) >> /data/out.txt; sleep 0.3; done"]
-    volumeMounts: [{name: persistent-storage, mountPath: /data}]
-  volumes: [{name: persistent-storage, persistentVolumeClaim: {claimName: CLAIM}}]
-"#;
+use ebbtide_tests::{Ebbtide, POD, root, wait_for};
 
 /// Waits for the pod's lines, recreates the pod, and asserts that the first lines are the old ones. Returns them.
 fn survives_its_pod(ebbtide: &Ebbtide, claim: &str) -> String {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use ebbtide_tests::{Ebbtide, root, wait_for};
+use ebbtide_tests::{Ebbtide, POD, root, wait_for};
 use serde_json::Value;
 
 use running::{Sidecars, socket};
@@ -16,20 +16,10 @@ use running::{Sidecars, socket};
 /// The controllers of ours in whose place the sidecars run.
 const OFF: &str = "--controllers=-provisioner,-attacher,-resizer";
 
-const POD: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: app}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: app
-    image: centos
-    command: ["/bin/sh"]
-    args: ["-c", "while true; do echo $(date -u) >> /data/out.txt; sleep 0.3; done"]
-    volumeMounts: [{name: persistent-storage, mountPath: /data}]
-  volumes: [{name: persistent-storage, persistentVolumeClaim: {claimName: claim}}]
-"#;
+/// The exercises' pod with the claim that all tests here have.
+fn pod() -> String {
+    POD.replace("CLAIM", "claim")
+}
 
 /// Whether this machine can run these tests; says so when it cannot.
 fn ready() -> bool {
@@ -56,13 +46,13 @@ fn writers(object: &Value) -> Vec<&str> {
 /// Creates class, claim and pod, waits for three lines, recreates the pod, and asserts that the first lines are the old ones.
 fn survives_its_pod(ebbtide: &Ebbtide, class_and_claim: &str) {
     ebbtide.kubectl_with(&["apply", "-f", "-"], class_and_claim);
-    ebbtide.kubectl_with(&["apply", "-f", "-"], POD);
+    ebbtide.kubectl_with(&["apply", "-f", "-"], &pod());
     ebbtide.kubectl(&["wait", "--for=condition=Ready", "pod/app", "--timeout=60s"]);
     let lines = || ebbtide.kubectl(&["exec", "app", "--", "cat", "/data/out.txt"]);
     wait_for("three lines", Duration::from_secs(20), || lines().lines().count() >= 3);
     let first = ebbtide.kubectl(&["exec", "app", "--", "head", "-n", "3", "/data/out.txt"]);
     ebbtide.kubectl(&["delete", "pod", "app", "--timeout=60s"]);
-    ebbtide.kubectl_with(&["apply", "-f", "-"], POD);
+    ebbtide.kubectl_with(&["apply", "-f", "-"], &pod());
     ebbtide.kubectl(&["wait", "--for=condition=Ready", "pod/app", "--timeout=60s"]);
     assert_eq!(ebbtide.kubectl(&["exec", "app", "--", "head", "-n", "3", "/data/out.txt"]), first, "the data did not outlive the pod");
 }
@@ -232,11 +222,11 @@ metadata: {name: claim}
 spec: {accessModes: [ReadWriteOnce], storageClassName: ebs-sc, resources: {requests: {storage: 1Gi}}}
 ---"#
             .to_owned()
-            + POD),
+            + &pod()),
     );
     ebbtide.kubectl(&["wait", "--for=condition=Ready", "pod/app", "--timeout=60s"]);
     ebbtide.kubectl(&["exec", "app", "--", "sh", "-c", "echo precious > /data/kept && sync"]);
-    let restored = POD.replace("claimName: claim", "claimName: restored").replace("name: app}", "name: reader}");
+    let restored = POD.replace("CLAIM", "restored").replace("name: app}", "name: reader}");
     ebbtide.kubectl_with(
         &["apply", "-f", "-"],
         r#"

@@ -31,6 +31,19 @@ struct Slot {
     booted: bool,
 }
 
+/// Steps the store with a write, as the API server does; the object of its reply.
+fn commit(store: &mut Store, now: Timestamp, write: &Write) -> Result<Object, ApiError> {
+    let mut write = write.clone();
+    stamp(&mut write, &Time(now));
+    let mut out = Vec::new();
+    store.step(now, &write, &mut out)?;
+    let reply = out.into_iter().find_map(|effect| match effect {
+        store::Effect::Reply { object, .. } => Some(object),
+        _ => None,
+    });
+    reply.ok_or_else(|| ApiError::internal("no reply"))
+}
+
 pub struct World {
     pub store: Store,
     pub now: Timestamp,
@@ -118,15 +131,7 @@ impl World {
     }
 
     pub fn write(&mut self, write: &Write) -> Result<Object, ApiError> {
-        let mut write = write.clone();
-        stamp(&mut write, &Time(self.now));
-        let mut out = Vec::new();
-        self.store.step(self.now, &write, &mut out)?;
-        let reply = out.into_iter().find_map(|effect| match effect {
-            store::Effect::Reply { object, .. } => Some(object),
-            _ => None,
-        });
-        reply.ok_or_else(|| ApiError::internal("no reply"))
+        commit(&mut self.store, self.now, write)
     }
 
     /// The controller of that name loses its memory and starts anew.

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use model_common::csi::{Code, ControllerCall, ControllerReply, Error, Volume};
 use proptest::prelude::*;
@@ -14,9 +13,9 @@ use serde_json::{Value, json};
 
 use super::object;
 use crate::controllers::Controller;
-use crate::machine::{Cache, Effect, Input, Purpose, Reject, Timer, stamp};
+use crate::machine::{Cache, Effect, Input, Purpose, Reject, Timer};
 use crate::object::{Change, Key, Kind, Object, Typed};
-use crate::store::{self, Store};
+use crate::store::Store;
 use crate::write::{ApiError, Patch, Propagation, Subresource, Write};
 
 /// Something that others do.
@@ -323,15 +322,7 @@ impl Alone {
     }
 
     pub fn write(&mut self, write: &Write) -> Result<Object, ApiError> {
-        let mut write = write.clone();
-        stamp(&mut write, &Time(self.now));
-        let mut out = Vec::new();
-        self.store.step(self.now, &write, &mut out)?;
-        let reply = out.into_iter().find_map(|effect| match effect {
-            store::Effect::Reply { object, .. } => Some(object),
-            _ => None,
-        });
-        reply.ok_or_else(|| ApiError::internal("no reply"))
+        super::commit(&mut self.store, self.now, write)
     }
 
     fn perform(&mut self, call: u64, effect: &Effect) -> Input {
