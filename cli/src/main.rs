@@ -21,6 +21,10 @@ use clap::Parser;
 
 use args::{Cli, Command};
 
+/// Requests and answers are many small allocations, made and dropped by several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let argv0 = std::env::args_os().next().unwrap_or_default();
     if std::path::Path::new(&argv0).file_name().is_some_and(|name| name == "mount.efs") {

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use compact_str::CompactString;
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor};
 
@@ -41,15 +42,15 @@ pub struct Params {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Node {
-    value: Option<String>,
+    value: Option<CompactString>,
     children: BTreeMap<Key, Node>,
 }
 
-/// Numbers come before names, and in their order.
+/// Numbers come before names, and in their order. Names and ids are short enough to need no allocation of their own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     Index(u32),
-    Name(String),
+    Name(CompactString),
 }
 
 impl Display for Key {
@@ -75,13 +76,13 @@ impl Params {
                 "DryRun" => params.dry_run = Some(value.into_owned()),
                 "" => {}
                 name if OF_THE_PROTOCOL.contains(&name) || name.starts_with("X-Amz-") => {}
-                name => params.insert(name, value.into_owned())?,
+                name => params.insert(name, value.into())?,
             }
         }
         Ok((action, params))
     }
 
-    fn insert(&mut self, name: &str, value: String) -> Result<(), Ec2Error> {
+    fn insert(&mut self, name: &str, value: CompactString) -> Result<(), Ec2Error> {
         let mut node = &mut self.root;
         for (depth, segment) in name.split('.').enumerate() {
             if depth >= MAX_DEPTH {
@@ -89,7 +90,7 @@ impl Params {
             }
             let key = match segment.parse() {
                 Ok(index) => Key::Index(index),
-                Err(_) => Key::Name(segment.to_owned()),
+                Err(_) => Key::Name(segment.into()),
             };
             node = node.children.entry(key).or_default();
         }

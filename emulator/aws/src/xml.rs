@@ -112,18 +112,11 @@ pub fn request_id() -> String {
 /// Escapes text for element content; characters that XML 1.0 cannot hold become U+FFFD.
 pub fn escape(text: &str) -> Cow<'_, str> {
     /// Bytes that may need it: 0xef may begin U+FFFE or U+FFFF.
-    const SUSPECT: [bool; 256] = {
-        let mut table = [false; 256];
-        let mut byte = 0;
-        while byte < 256 {
-            let b = byte as u8;
-            table[byte] = matches!(b, b'<' | b'>' | b'&' | b'"' | 0xef) || (b < b' ' && !matches!(b, b'\t' | b'\n'));
-            byte += 1;
-        }
-        table
-    };
-    // By bytes, since nearly no text has any.
-    if !text.bytes().any(|byte| SUSPECT[usize::from(byte)]) {
+    fn suspect(byte: u8) -> bool {
+        matches!(byte, b'<' | b'>' | b'&' | b'"' | 0xef) | (byte < b' ')
+    }
+    // Nearly no text has any. All bytes are looked at, so that the compiler takes many at once.
+    if !text.bytes().fold(false, |any, byte| any | suspect(byte)) {
         return Cow::Borrowed(text);
     }
     let invalid = |c: char| (c < ' ' && !matches!(c, '\t' | '\n')) || matches!(c, '\u{fffe}' | '\u{ffff}');
@@ -175,16 +168,12 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn text(self, text: impl Display) -> Result<bool, Error> {
-        // Writing to a String cannot fail.
-        let _ = write!(self.out, "{text}");
-        Ok(true)
-    }
-
     fn element<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> Result<(), Error> {
         let start = self.out.len();
         self.out.reserve(2 * name.len() + 64);
-        self.out.extend(["<", name, ">"]);
+        self.out.push('<');
+        self.out.push_str(name);
+        self.out.push('>');
         let inside = self.out.len();
         let present = value.serialize(Writer { out: self.out, item: self.item })?;
         if !present {
@@ -193,14 +182,21 @@ impl Writer<'_> {
             self.out.truncate(inside - 1);
             self.out.push_str("/>");
         } else {
-            self.out.extend(["</", name, ">"]);
+            self.out.push_str("</");
+            self.out.push_str(name);
+            self.out.push('>');
         }
         Ok(())
     }
 }
 
-macro_rules! as_text {
-    ($($method:ident: $type:ty),*) => { $(fn $method(self, value: $type) -> Result<bool, Error> { self.text(value) })* };
+macro_rules! integers {
+    ($($method:ident: $type:ty),*) => {
+        $(fn $method(self, value: $type) -> Result<bool, Error> {
+            self.out.push_str(itoa::Buffer::new().format(value));
+            Ok(true)
+        })*
+    };
 }
 
 impl<'a> ser::Serializer for Writer<'a> {
@@ -214,9 +210,17 @@ impl<'a> ser::Serializer for Writer<'a> {
     type SerializeStruct = Self;
     type SerializeStructVariant = Impossible<bool, Error>;
 
-    as_text! {
+    integers! {
         serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64,
-        serialize_u8: u8, serialize_u16: u16, serialize_u32: u32, serialize_u64: u64, serialize_f32: f32, serialize_f64: f64
+        serialize_u8: u8, serialize_u16: u16, serialize_u32: u32, serialize_u64: u64
+    }
+
+    fn serialize_f32(self, value: f32) -> Result<bool, Error> {
+        self.collect_str(&value)
+    }
+
+    fn serialize_f64(self, value: f64) -> Result<bool, Error> {
+        self.collect_str(&value)
     }
 
     fn serialize_bool(self, value: bool) -> Result<bool, Error> {

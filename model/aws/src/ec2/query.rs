@@ -70,10 +70,10 @@ impl State {
     pub fn describe_volumes(&self, ids: &[String], filters: &[Filter], paging: &Paging) -> Result<Page<&Volume>, Reject> {
         filter::check::<Fields<&Volume>>(filters)?;
         let (most, after) = self.open(paging, !ids.is_empty())?;
-        let named = self.keys_of(Kind::Volume, ids, |id| {
-            Ok(ids::volume_key(self.seed, "volumeId", id)?.filter(|key| self.volumes.contains_key(key)))
+        let named = self.named(Kind::Volume, ids, |id| {
+            Ok(ids::volume_key(self.seed, "volumeId", id)?.and_then(|key| self.volumes.get_key_value(&key)))
         })?;
-        let candidates = named.map_or_else(|| self.volume_candidates(filters), Candidates::Some);
+        let candidates = named.map_or_else(|| self.volume_candidates(filters), Candidates::Rows);
         let keep = |volume: &Volume| filter::matches(filters, &Fields { of: volume, state: self });
         let (items, last) = select(&self.volumes, candidates, after.map(VolumeKey), most, keep);
         Ok(Page { items, next_token: last.map(|key| self.token(key.0)) })
@@ -82,11 +82,11 @@ impl State {
     pub fn describe_snapshots(&self, ids: &[String], filters: &[Filter], paging: &Paging) -> Result<Page<&Snapshot>, Reject> {
         filter::check::<Fields<&Snapshot>>(filters)?;
         let (most, after) = self.open(paging, !ids.is_empty())?;
-        let named = self.keys_of(Kind::Snapshot, ids, |id| {
+        let named = self.named(Kind::Snapshot, ids, |id| {
             let key = ids::snapshot_key(self.seed, "snapshotId", id)?;
-            Ok(key.filter(|key| self.snapshots.get(key).is_some_and(|snapshot| snapshot.wanted)))
+            Ok(key.and_then(|key| self.snapshots.get_key_value(&key)).filter(|(_, snapshot)| snapshot.wanted))
         })?;
-        let candidates = named.map_or_else(|| self.snapshot_candidates(filters), Candidates::Some);
+        let candidates = named.map_or_else(|| self.snapshot_candidates(filters), Candidates::Rows);
         let keep = |snapshot: &Snapshot| snapshot.wanted && filter::matches(filters, &Fields { of: snapshot, state: self });
         let (items, last) = select(&self.snapshots, candidates, after.map(SnapshotKey), most, keep);
         Ok(Page { items, next_token: last.map(|key| self.token(key.0)) })
@@ -96,15 +96,14 @@ impl State {
     pub fn describe_modifications(&self, ids: &[String], filters: &[Filter], paging: &Paging) -> Result<Page<&Volume>, Reject> {
         filter::check::<Modified>(filters)?;
         let (most, after) = self.open(paging, !ids.is_empty())?;
-        let named = self.keys_of(Kind::Volume, ids, |id| {
-            Ok(ids::volume_key(self.seed, "volumeId", id)?.filter(|key| self.volumes.contains_key(key)))
+        let named = self.named(Kind::Volume, ids, |id| {
+            Ok(ids::volume_key(self.seed, "volumeId", id)?.and_then(|key| self.volumes.get_key_value(&key)))
         })?;
-        let unmodified = |key: &&VolumeKey| self.volumes.get(key).is_some_and(|volume| volume.modification.is_none());
-        if let Some(key) = named.iter().flatten().find(unmodified) {
+        if let Some((key, _)) = named.iter().flatten().find(|(_, volume)| volume.modification.is_none()) {
             return Err(Reject::NoSuchModification { volume: key.id(self.seed) });
         }
         let candidates = match (named, self.volume_index.with(&Facet::Modified)) {
-            (Some(named), _) => Candidates::Some(named),
+            (Some(named), _) => Candidates::Rows(named),
             (None, Some(keys)) => Candidates::Set(keys),
             (None, None) => Candidates::Some(BTreeSet::new()),
         };
@@ -115,13 +114,13 @@ impl State {
 
     pub fn describe_instances(&self, ids: &[String], filters: &[Filter], paging: &Paging) -> Result<Page<&Instance>, Reject> {
         filter::check::<Fields<&Instance>>(filters)?;
-        let named = self.keys_of(Kind::Instance, ids, |id| match self.named_instance(id) {
-            Ok(instance) => Ok(Some(instance.id.clone())),
+        let named = self.named(Kind::Instance, ids, |id| match self.named_instance(id) {
+            Ok(instance) => Ok(Some((&instance.id, instance))),
             Err(Reject::NotFound { .. }) => Ok(None),
             Err(reject) => Err(reject),
         })?;
-        let mut listed: Vec<&Instance> = match &named {
-            Some(named) => named.iter().filter_map(|id| self.instances.get(id)).collect(),
+        let mut listed: Vec<&Instance> = match named {
+            Some(named) => named.into_iter().map(|(_, instance)| instance).collect(),
             None => self.instances.values().collect(),
         };
         listed.sort_by_key(|instance| instance.order);
@@ -187,27 +186,29 @@ impl State {
         Ok(all)
     }
 
-    /// All the keys of the ids, or all the ids that nothing has. None: no ids were given.
-    fn keys_of<K: Ord>(
+    /// The rows of all the ids, by key and each once, or all the ids that nothing has. None: no ids were given.
+    fn named<'a, K: Ord, R>(
         &self,
         kind: Kind,
         ids: &[String],
-        find: impl Fn(&str) -> Result<Option<K>, Reject>,
-    ) -> Result<Option<BTreeSet<K>>, Reject> {
+        find: impl Fn(&str) -> Result<Option<(&'a K, &'a R)>, Reject>,
+    ) -> Result<Option<Vec<(&'a K, &'a R)>>, Reject> {
         if ids.is_empty() {
             return Ok(None);
         }
-        let (mut keys, mut missing) = (BTreeSet::new(), Vec::new());
+        let (mut rows, mut missing) = (Vec::with_capacity(ids.len()), Vec::new());
         for id in ids {
             match find(id)? {
-                Some(key) => drop(keys.insert(key)),
+                Some(row) => rows.push(row),
                 None => missing.push(id.clone()),
             }
         }
-        if missing.is_empty() { Ok(Some(keys)) } else { Err(Reject::NotFound { kind, ids: missing }) }
+        rows.sort_by_key(|(key, _)| *key);
+        rows.dedup_by_key(|(key, _)| *key);
+        if missing.is_empty() { Ok(Some(rows)) } else { Err(Reject::NotFound { kind, ids: missing }) }
     }
 
-    fn volume_candidates(&self, filters: &[Filter]) -> Candidates<'_, VolumeKey> {
+    fn volume_candidates(&self, filters: &[Filter]) -> Candidates<'_, VolumeKey, Volume> {
         narrowest(
             filters,
             &self.volume_index,
@@ -226,7 +227,7 @@ impl State {
         )
     }
 
-    fn snapshot_candidates(&self, filters: &[Filter]) -> Candidates<'_, SnapshotKey> {
+    fn snapshot_candidates(&self, filters: &[Filter]) -> Candidates<'_, SnapshotKey, Snapshot> {
         narrowest(
             filters,
             &self.snapshot_index,
@@ -241,7 +242,7 @@ impl State {
     }
 }
 
-static EMPTY: Tags = Tags::new();
+pub(super) static EMPTY: Tags = Tags::new();
 
 fn volume_status(name: &str) -> Option<&'static str> {
     ["creating", "available", "in-use", "deleting", "error"].into_iter().find(|status| *status == name)
@@ -252,19 +253,21 @@ fn snapshot_status(name: &str) -> Option<&'static str> {
 }
 
 /// What has to be looked at.
-enum Candidates<'a, K: Ord> {
+enum Candidates<'a, K: Ord, R> {
     All,
     Set(&'a BTreeSet<K>),
     Some(BTreeSet<K>),
+    /// Those that ids named, which were looked up already; by key.
+    Rows(Vec<(&'a K, &'a R)>),
 }
 
 /// The candidates of the filter for which the index has the fewest. `facet` says what the index knows of a name and value.
-fn narrowest<'a, K: Ord + Copy>(
+fn narrowest<'a, K: Ord + Copy, R>(
     filters: &[Filter],
     index: &'a Index<K>,
     facet: impl Fn(&str, &str) -> Option<Facet>,
     key: impl Fn(u64) -> Option<K>,
-) -> Candidates<'a, K> {
+) -> Candidates<'a, K, R> {
     let mut best: Option<(usize, Vec<&'a BTreeSet<K>>)> = None;
     for filter in filters.iter().filter(|filter| filter.exact()) {
         let mut sets: Vec<&BTreeSet<K>> = Vec::new();
@@ -308,7 +311,7 @@ fn narrowest<'a, K: Ord + Copy>(
 /// The first `most` candidates after a key that are kept, and the last one's key when more follow.
 fn select<'a, K: Ord + Copy, R>(
     table: &'a BTreeMap<K, R>,
-    candidates: Candidates<'_, K>,
+    candidates: Candidates<'a, K, R>,
     after: Option<K>,
     most: usize,
     keep: impl Fn(&R) -> bool,
@@ -333,6 +336,10 @@ fn select<'a, K: Ord + Copy, R>(
         Candidates::All => drop(table.range(from).map(|(key, row)| (*key, row)).all(&mut take)),
         Candidates::Set(keys) => drop(keys.range(from).filter_map(look).all(&mut take)),
         Candidates::Some(keys) => drop(keys.range(from).filter_map(look).all(&mut take)),
+        Candidates::Rows(rows) => {
+            let rows = rows.into_iter().map(|(key, row)| (*key, row));
+            let _ = rows.filter(|(key, _)| after.is_none_or(|after| *key > after)).all(&mut take);
+        }
     }
     (items, more)
 }
