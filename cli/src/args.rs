@@ -114,6 +114,18 @@ fn controller_off(given: &str) -> Result<String, String> {
     }
 }
 
+/// The built-in CSI drivers.
+const DRIVERS: [&str; 2] = ["ebs.csi.aws.com", "efs.csi.aws.com"];
+
+/// `-ebs.csi.aws.com` → `ebs.csi.aws.com`.
+fn driver_off(given: &str) -> Result<String, String> {
+    match given.strip_prefix('-').filter(|name| DRIVERS.contains(name)) {
+        Some(name) => Ok(name.to_owned()),
+        None if DRIVERS.contains(&given) => Err(format!("built-in drivers are only switched off: write -{given}")),
+        None => Err(format!("there is no such built-in driver; there are: -{}", DRIVERS.join(", -"))),
+    }
+}
+
 #[derive(Args, Clone)]
 pub struct UpArgs {
     #[command(flatten)]
@@ -151,6 +163,10 @@ pub struct UpArgs {
     #[arg(long = "controllers", help = controllers_help(), value_delimiter = ',', allow_hyphen_values = true)]
     #[arg(value_name = "-NAME,…", value_parser = controller_off)]
     pub controllers_off: Vec<String>,
+    /// Switch built-in CSI drivers off, controller and node plugins, to run others in their place: --drivers=-ebs.csi.aws.com. Theirs
+    /// register with the kubelet of each node in /var/lib/kubelet/plugins_registry, as on any cluster.
+    #[arg(long = "drivers", value_delimiter = ',', allow_hyphen_values = true, value_name = "-NAME,…", value_parser = driver_off)]
+    pub drivers_off: Vec<String>,
     /// Use this EBS CSI driver's controller service instead of the built-in one: `unix:///path/csi.sock`.
     #[arg(long, value_name = "SOCKET")]
     pub ebs_driver: Option<String>,
@@ -283,6 +299,14 @@ mod tests {
         let unknown = refused("--controllers=-provisionr");
         assert!(Controller::NAMES.iter().all(|name| unknown.contains(&format!("-{name}"))), "{unknown}");
         assert!(refused("--controllers=--resizer").contains("no such controller"));
+    }
+
+    #[test]
+    fn drivers_are_switched_off_by_a_minus() {
+        assert!(up(&[]).unwrap().drivers_off.is_empty());
+        assert_eq!(up(&["--drivers=-ebs.csi.aws.com,-efs.csi.aws.com"]).unwrap().drivers_off, DRIVERS);
+        assert!(up(&["--drivers=efs.csi.aws.com"]).err().unwrap().contains("write -efs.csi.aws.com"));
+        assert!(up(&["--drivers=-ebs"]).err().unwrap().contains("there are: -ebs.csi.aws.com, -efs.csi.aws.com"));
     }
 
     #[test]

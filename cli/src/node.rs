@@ -1,6 +1,6 @@
 //! Nodes from the outside: started and kept running by `up`, listed, entered, killed; and what runs inside one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -63,7 +63,13 @@ impl Starts {
 
 impl Supervisor {
     /// Adopts the nodes that run already and starts the others.
-    pub fn start(places: &Places, nodes: &[Node], aws_endpoint: &str, kubeconfig: &Path) -> anyhow::Result<Self> {
+    pub fn start(
+        places: &Places,
+        nodes: &[Node],
+        aws_endpoint: &str,
+        kubeconfig: &Path,
+        drivers_off: &BTreeSet<String>,
+    ) -> anyhow::Result<Self> {
         let (stop, starts) = (CancellationToken::new(), Starts::default());
         for node in nodes {
             let config = NodeConfig {
@@ -78,7 +84,7 @@ impl Supervisor {
                 kubeconfig: Some(kubeconfig.to_owned()),
                 metadata: crate::metadata::endpoints(places, &node.instance_id),
                 data: places.data().to_owned(),
-                drivers: Default::default(),
+                drivers_off: drivers_off.clone(),
                 first_loop: 1000,
             };
             tokio::spawn(keep(config, starts.clone(), stop.clone()));

@@ -1,6 +1,6 @@
 //! `ebbtide up`: everything in one process, and the nodes beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -188,18 +188,21 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
     tracing::info!(address = %aws.addr, "the AWS endpoint answers");
 
     let credentials = (args.access_key.clone(), args.secret_key.clone());
+    let drivers_off: BTreeSet<String> = args.drivers_off.iter().cloned().collect();
     let mut drivers = BTreeMap::new();
     for (name, short, given) in [("ebs.csi.aws.com", "ebs", &args.ebs_driver), ("efs.csi.aws.com", "efs", &args.efs_driver)] {
         let path = match given {
             Some(given) => socket(given)?,
+            None if drivers_off.contains(name) => continue,
             None => places.csi_socket(short),
         };
         drivers.insert(name.to_owned(), path);
     }
+    let built_in = |name: &str, short: &str| drivers.get(name).filter(|socket| **socket == places.csi_socket(short)).cloned();
     let controllers = tokio::spawn(emulator_node::serve_controllers(
         emulator_node::ControllersConfig {
-            ebs_socket: args.ebs_driver.is_none().then(|| places.csi_socket("ebs")),
-            efs_socket: args.efs_driver.is_none().then(|| places.csi_socket("efs")),
+            ebs_socket: built_in("ebs.csi.aws.com", "ebs"),
+            efs_socket: built_in("efs.csi.aws.com", "efs"),
             aws_endpoint: format!("http://{local_aws}"),
             region: world.region.clone(),
             credentials,
@@ -218,7 +221,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
     tracing::info!(address = %kube.addr, kubeconfig = %kube.kubeconfig.display(), "the Kubernetes API answers");
 
     let nodes = if with_nodes { world.nodes() } else { Vec::new() };
-    let supervisor = Supervisor::start(places, &nodes, &format!("http://{local_aws}"), &kube.kubeconfig)?;
+    let supervisor = Supervisor::start(places, &nodes, &format!("http://{local_aws}"), &kube.kubeconfig, &drivers_off)?;
     let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
     let waited = tokio::select! {
         not_ready = wait_ready(&kube, &names, supervisor.starts()) => Some(not_ready),

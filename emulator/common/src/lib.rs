@@ -1,7 +1,9 @@
-//! What the shells of the emulator share: where state is kept ([`store`]), the CSI protocol on the wire ([`csi`]), where things lie
+//! What the shells of the emulator share: where state is kept ([`store`]), the CSI protocol on the wire ([`csi`]), how
+//! a driver makes itself known to a kubelet ([`registration`]), where things lie
 //! on disk ([`places`]) and which processes were started ([`process`]).
 
 pub mod csi;
 pub mod places;
 pub mod process;
+pub mod registration;
 pub mod store;

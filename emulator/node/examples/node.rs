@@ -42,7 +42,7 @@ fn main() -> Result {
                 kubeconfig: arg(6).map(PathBuf::from),
                 metadata: None,
                 data,
-                drivers: Default::default(),
+                drivers_off: Default::default(),
                 first_loop: 1000,
             };
             let node = emulator_node::spawn(&config, &std::env::current_exe()?)?;

@@ -1,6 +1,6 @@
 //! What a node is told about itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use emulator_common::places::Places;
@@ -32,9 +32,9 @@ pub struct NodeConfig {
     pub metadata: Option<MetadataEndpoints>,
     /// The data directory of this ebbtide, absolute.
     pub data: PathBuf,
-    /// The node plugins of other drivers, instead of the built-in ones: driver name → socket.
+    /// Built-in drivers whose node plugin does not run here: another one registers itself with the kubelet.
     #[serde(default)]
-    pub drivers: BTreeMap<String, PathBuf>,
+    pub drivers_off: BTreeSet<String>,
     /// The first loop device number that may be taken.
     #[serde(default = "first_loop")]
     pub first_loop: u32,

@@ -1,14 +1,16 @@
 //! The kubelet made real: registers the node, watches its pods, drives [`model_node::kubelet`] and carries out what it wants.
 //!
-//! - [`register`]: Node, CSINode, Lease · [`volumes`]: the volume manager's actions · [`local`]: volumes without a driver
+//! - [`register`]: Node, Lease · [`drivers`]: CSINode, and the drivers behind it · [`plugins`]: drivers that register themselves · [`volumes`]: the volume manager's actions · [`local`]: volumes without a driver
 //! - [`containers`]: from a pod to processes ([`crate::pods`]) · [`status`]: what a pod shows · [`events`] · [`server`]: logs · [`exec`]
 //!
 //! The node outlives the API: everything that needs it is tried again for ever.
 
 mod containers;
+mod drivers;
 mod events;
 mod exec;
 mod local;
+mod plugins;
 mod register;
 mod requests;
 mod server;
@@ -53,7 +55,7 @@ pub struct KubeletConfig {
     pub labels: BTreeMap<String, String>,
     /// Where containers find the instance's metadata service.
     pub metadata: Option<crate::config::MetadataEndpoints>,
-    /// Driver name → socket of its node service.
+    /// Drivers that need not register themselves: name → socket of the node service. Others do, in `plugins_registry`.
     pub drivers: BTreeMap<String, PathBuf>,
     /// Where containers log to.
     pub log_dir: PathBuf,
@@ -86,10 +88,11 @@ pub async fn run(config: KubeletConfig, stop: CancellationToken) -> Result<(), K
         () = stop.cancelled() => return Ok(()),
     };
     let (sender, messages) = mpsc::unbounded_channel();
-    let shell = Shell::new(config.clone(), client.clone(), registry, sender.clone());
+    let drivers = drivers::Drivers::new(client.clone(), &config);
+    let shell = Shell::new(config.clone(), client.clone(), drivers.clone(), registry, sender.clone());
     tokio::select! {
         () = shell.run(messages) => {}
-        () = register::run(client.clone(), &config) => {}
+        () = register::run(client.clone(), &config, &drivers) => {}
         () = watch_pods(client.clone(), config.node_name.clone(), sender.clone()) => {}
         () = watch_node(client, config.node_name.clone(), sender) => {}
         () = stop.cancelled() => {}

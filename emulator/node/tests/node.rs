@@ -42,7 +42,7 @@ impl Data {
             kubeconfig: None,
             metadata: None,
             data: dir.path().into(),
-            drivers: Default::default(),
+            drivers_off: Default::default(),
             first_loop: 3000,
         };
         Some(Self { dir, config })

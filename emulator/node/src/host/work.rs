@@ -88,11 +88,11 @@ async fn serve(config: Arc<NodeConfig>, hooks: NodeHooks) -> Result<(), NodeErro
     result
 }
 
-/// Serves a built-in driver's node plugin, unless another process does.
+/// Serves a built-in driver's node plugin, unless it is switched off.
 fn plugin(config: &Arc<NodeConfig>, driver: &'static str, stop: CancellationToken) -> tokio::task::JoinHandle<()> {
     let config = config.clone();
     tokio::spawn(async move {
-        if config.drivers.contains_key(driver) {
+        if config.drivers_off.contains(driver) {
             return;
         }
         let socket = inside::plugin_socket(driver);
@@ -114,10 +114,8 @@ async fn kubelet(config: Arc<NodeConfig>, stop: CancellationToken) -> Result<(),
         return Ok(());
     };
     let built_in = [model_node::driver::ebs::DRIVER, model_node::driver::efs::DRIVER];
-    let mut drivers = config.drivers.clone();
-    for driver in built_in {
-        drivers.entry(driver.to_owned()).or_insert_with(|| inside::plugin_socket(driver));
-    }
+    let on = built_in.into_iter().filter(|driver| !config.drivers_off.contains(*driver));
+    let drivers = on.map(|driver| (driver.to_owned(), inside::plugin_socket(driver))).collect();
     let kubelet = crate::kubelet::KubeletConfig {
         node_name: config.name.clone(),
         kubeconfig,

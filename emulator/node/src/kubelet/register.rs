@@ -1,23 +1,21 @@
-//! Who the node is: its Node object, its CSINode, its Lease (kube-api.md §7; kubernetes-storage-path.md §3.11, §7).
+//! Who the node is: its Node object and its Lease (kube-api.md §7; kubernetes-storage-path.md §3.11, §7).
 
 use std::time::Duration;
 
-use emulator_common::csi::{connect, node_call};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::api::storage::v1::CSINode;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use model_common::csi::{NodeCall, NodeReply};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::KubeletConfig;
+use super::drivers::Drivers;
+use super::{KubeletConfig, plugins};
 
 /// The Lease's duration; it is renewed each quarter of it.
 const LEASE_SECONDS: u64 = 40;
 
 /// Makes the Node object what it shall be and says that the node is ready. Retries until the API takes it; then keeps the
 /// lease and reports again every five minutes.
-pub async fn run(client: kube::Client, config: &KubeletConfig) {
+pub async fn run(client: kube::Client, config: &KubeletConfig, drivers: &Drivers) {
     let mut wait = Duration::from_millis(100);
     while let Err(error) = register(&client, config).await {
         tracing::debug!(error = super::api_message(&error), "the node is not registered yet");
@@ -25,7 +23,8 @@ pub async fn run(client: kube::Client, config: &KubeletConfig) {
         wait = (wait * 2).min(Duration::from_secs(2));
     }
     tracing::info!(node = config.node_name, "node registered");
-    let drivers = drivers(client.clone(), config);
+    let built_in = drivers.built_in(&config.drivers);
+    let plugins = plugins::run(drivers, config.kubelet_dir.join("plugins_registry"));
     let lease = keep_lease(&client, config);
     let status = async {
         loop {
@@ -35,7 +34,7 @@ pub async fn run(client: kube::Client, config: &KubeletConfig) {
             }
         }
     };
-    tokio::join!(drivers, lease, status);
+    tokio::join!(built_in, plugins, lease, status);
 }
 
 async fn register(client: &kube::Client, config: &KubeletConfig) -> Result<(), kube::Error> {
@@ -115,62 +114,6 @@ fn os_image() -> String {
     let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
     name.map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned())
-}
-
-/// Registers each driver once its socket answers: CSINode, and the topology labels on the Node.
-async fn drivers(client: kube::Client, config: &KubeletConfig) {
-    let mut waiting: Vec<_> = config.drivers.iter().collect();
-    let mut known: Vec<Value> = Vec::new();
-    let mut written = false;
-    loop {
-        let mut still = Vec::new();
-        for (name, socket) in waiting {
-            match node_call(&connect(socket), NodeCall::NodeGetInfo, Duration::from_secs(10)).await {
-                Ok(NodeReply::NodeGetInfo { node_id, max_volumes_per_node, accessible_topology }) => {
-                    let topology = accessible_topology.unwrap_or_default();
-                    let count = (max_volumes_per_node > 0).then(|| json!({"count": max_volumes_per_node}));
-                    known.push(
-                        json!({"name": name, "nodeID": node_id, "topologyKeys": topology.keys().collect::<Vec<_>>(), "allocatable": count}),
-                    );
-                    written = false;
-                    let patch = json!({"metadata": {"labels": topology}});
-                    let nodes = Api::<Node>::all(client.clone());
-                    while nodes.patch(&config.node_name, &PatchParams::default(), &Patch::Merge(&patch)).await.is_err() {
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                    }
-                    tracing::info!(driver = name, node_id, "driver registered");
-                }
-                Ok(_) | Err(_) => still.push((name, socket)),
-            }
-        }
-        waiting = still;
-        if !written {
-            written = write_csi_node(&client, config, &known).await.is_ok();
-        }
-        if waiting.is_empty() && written {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-async fn write_csi_node(client: &kube::Client, config: &KubeletConfig, drivers: &[Value]) -> Result<(), kube::Error> {
-    let node = Api::<Node>::all(client.clone()).get(&config.node_name).await?;
-    let owner = json!([{"apiVersion": "v1", "kind": "Node", "name": config.node_name, "uid": node.metadata.uid}]);
-    let object = json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSINode",
-        "metadata": {"name": config.node_name, "ownerReferences": owner}, "spec": {"drivers": drivers}});
-    let nodes = Api::<CSINode>::all(client.clone());
-    match nodes.get_opt(&config.node_name).await? {
-        None => {
-            let object: CSINode = serde_json::from_value(object).map_err(kube::Error::SerdeError)?;
-            nodes.create(&PostParams::default(), &object).await?;
-        }
-        Some(_) => {
-            let patch = json!({"metadata": {"ownerReferences": owner}, "spec": {"drivers": drivers}});
-            nodes.patch(&config.node_name, &PatchParams::default(), &Patch::Merge(patch)).await?;
-        }
-    }
-    Ok(())
 }
 
 async fn keep_lease(client: &kube::Client, config: &KubeletConfig) {

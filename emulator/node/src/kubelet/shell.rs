@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::drivers::Drivers;
 use super::events::{Note, Recorder};
 use super::requests::{patch_status, resolve};
 use super::server::Registry;
@@ -68,13 +69,15 @@ pub struct Shell {
 }
 
 impl Shell {
-    pub fn new(config: KubeletConfig, client: kube::Client, registry: Registry, sender: mpsc::UnboundedSender<Message>) -> Self {
-        let executor = Arc::new(Executor {
-            client: client.clone(),
-            node: config.node_name.clone(),
-            kubelet_dir: config.kubelet_dir.clone(),
-            drivers: config.drivers.clone(),
-        });
+    pub fn new(
+        config: KubeletConfig,
+        client: kube::Client,
+        drivers: Drivers,
+        registry: Registry,
+        sender: mpsc::UnboundedSender<Message>,
+    ) -> Self {
+        let executor =
+            Arc::new(Executor { client: client.clone(), node: config.node_name.clone(), kubelet_dir: config.kubelet_dir.clone(), drivers });
         let layout = Layout { root: config.kubelet_dir.display().to_string() };
         let machine = Kubelet::new(vm::Config { node: config.node_name.clone(), layout, eager: config.eager });
         let recorder = Recorder::start(client.clone(), config.node_name.clone());

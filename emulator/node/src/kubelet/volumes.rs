@@ -1,6 +1,6 @@
 //! Carries out the volume manager's actions: live reads, CSI calls over sockets, and the on-disk layout of §3.7.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use model_node::volume_manager::{Action, Answer, Attachment, ClaimRef, Failure, 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
+use super::drivers::Drivers;
+
 /// No CSI call of the kubelet takes longer (§7 row 13).
 pub const CSI_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -23,8 +25,7 @@ pub struct Executor {
     pub client: kube::Client,
     pub node: String,
     pub kubelet_dir: PathBuf,
-    /// Driver name → socket of its node service.
-    pub drivers: BTreeMap<String, PathBuf>,
+    pub drivers: Drivers,
 }
 
 fn io(operation: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
@@ -57,9 +58,9 @@ impl Executor {
     }
 
     async fn csi(&self, driver: String, call: csi::NodeCall) -> Result<csi::NodeReply, Failure> {
-        let socket = self.drivers.get(&driver).filter(|socket| socket.exists());
+        let socket = self.drivers.socket(&driver).filter(|socket| socket.exists());
         let Some(socket) = socket else { return Err(Failure::NotRegistered(driver)) };
-        node_call(&connect(socket), call, CSI_TIMEOUT).await.map_err(Failure::Rpc)
+        node_call(&connect(&socket), call, CSI_TIMEOUT).await.map_err(Failure::Rpc)
     }
 
     async fn claim_resize(&self, claim: ClaimRef, phase: ResizePhase) -> Result<(), Failure> {
