@@ -33,7 +33,7 @@ fn by_tag(n: usize) -> Request {
     ec2(&format!("Action=DescribeVolumes&Version=2016-11-15&Filter.1.Name=tag%3ACSIVolumeName&Filter.1.Value.1=pvc-{n}"))
 }
 
-fn volume_id(body: &[u8]) -> String {
+pub fn volume_id(body: &[u8]) -> String {
     let body = String::from_utf8_lossy(body);
     let rest = body.split("<volumeId>").nth(1).unwrap_or_else(|| panic!("no volume id in {body}"));
     rest.split('<').next().unwrap_or_default().to_owned()
@@ -197,17 +197,17 @@ impl Limit {
     }
 }
 
-fn instance(ebbtide: &Ebbtide) -> String {
+pub fn instance(ebbtide: &Ebbtide) -> String {
     let all = ebbtide.aws(&["ec2", "describe-instances", "--filters", "Name=availability-zone,Values=us-east-1a"]);
     all["Reservations"][0]["Instances"][0]["InstanceId"].as_str().expect("an instance in us-east-1a").to_owned()
 }
 
-fn attach(instance: &str, volume: &str, n: usize) -> Request {
+pub fn attach(instance: &str, volume: &str, n: usize) -> Request {
     let device = format!("/dev/xvd{}{}", char::from(b'b' + (n / 26) as u8), char::from(b'a' + (n % 26) as u8));
     ec2(&format!("Action=AttachVolume&Version=2016-11-15&VolumeId={volume}&InstanceId={instance}&Device={}", device.replace('/', "%2F")))
 }
 
-fn detach(instance: &str, volume: &str) -> Request {
+pub fn detach(instance: &str, volume: &str) -> Request {
     ec2(&format!("Action=DetachVolume&Version=2016-11-15&VolumeId={volume}&InstanceId={instance}"))
 }
 

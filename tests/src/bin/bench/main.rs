@@ -2,10 +2,11 @@
 //! server that answers the same bytes (the limit), and moto (PyPI).
 //!
 //! ```text
-//! bench [--volumes 1000,10000,100000] [--seconds 3] [--only start|pod|api]
+//! bench [--volumes 1000,10000,100000] [--seconds 3] [--only start|pod|attach|api]
 //! ```
 
 mod api;
+mod attach;
 mod load;
 mod path;
 mod start;
@@ -46,6 +47,9 @@ fn main() {
     if wanted("pod") {
         path::run();
     }
+    if wanted("attach") {
+        attach::run();
+    }
     if wanted("api") {
         api::run(&options);
     }
@@ -59,6 +63,13 @@ fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("{cores} × {model}, Linux {}", kernel.trim())
+}
+
+/// `median (best to worst)`.
+pub fn spread(times: &mut [f64]) -> String {
+    times.sort_by(f64::total_cmp);
+    let at = |n: usize| times.get(n).copied().unwrap_or(f64::NAN);
+    format!("{:.3} ({:.3} to {:.3})", at(times.len() / 2), at(0), at(times.len().saturating_sub(1)))
 }
 
 /// A child process that ends with its owner.

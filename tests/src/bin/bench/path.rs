@@ -1,15 +1,18 @@
-//! From an applied claim to a running pod, as a user of kubectl sees it (mkfs included).
+//! The way of a claim, as a user of kubectl sees it: applied to running (mkfs included), and deleted to detached.
 
 use std::time::{Duration, Instant};
 
 use ebbtide_tests::{Ebbtide, wait_for};
 
-const MANIFESTS: &str = r#"
+const CLASS: &str = r#"
 apiVersion: storage.k8s.io/v1
 kind: StorageClass
 metadata: {name: ebs-sc}
 provisioner: ebs.csi.aws.com
 volumeBindingMode: WaitForFirstConsumer
+"#;
+
+const CLAIM_AND_POD: &str = r#"
 ---
 apiVersion: v1
 kind: PersistentVolumeClaim
@@ -29,23 +32,34 @@ spec:
   volumes: [{name: data, persistentVolumeClaim: {claimName: claim-N}}]
 "#;
 
+/// How many claims at once, and how often.
+const SIZES: [(usize, usize); 2] = [(1, 5), (50, 3)];
+
 pub fn run() {
+    println!("\nseconds, 10 GiB gp3 and mkfs.ext4 each, kubectl's own time included: median (best to worst)");
+    println!("{:<16} {:>6} {:>26} {:>26}", "EBS driver", "claims", "applied to all Running", "deleted to all detached");
     let ebbtide = Ebbtide::up(&[]);
-    let mut times = Vec::new();
-    for n in 0..5 {
-        let started = Instant::now();
-        ebbtide.kubectl_with(&["apply", "--validate=false", "-f", "-"], &MANIFESTS.replace("-N", &format!("-{n}")));
-        ebbtide.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", &format!("pod/app-{n}"), "--timeout=60s"]);
-        times.push(started.elapsed().as_secs_f64());
-        ebbtide.kubectl(&["delete", &format!("pod/app-{n}"), &format!("pvc/claim-{n}"), "--timeout=60s"]);
-        wait_for("the volume to go", Duration::from_secs(30), || ebbtide.kubectl(&["get", "pv", "-o", "name"]).is_empty());
+    claims(&ebbtide, "built-in");
+}
+
+/// Measures claims through whatever driver this ebbtide has.
+fn claims(ebbtide: &Ebbtide, driver: &str) {
+    ebbtide.kubectl_with(&["apply", "-f", "-"], CLASS);
+    for (count, rounds) in SIZES {
+        let (mut up, mut down) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let manifests: String = (0..count).map(|n| CLAIM_AND_POD.replace("-N", &format!("-{n}"))).collect();
+            let started = Instant::now();
+            ebbtide.kubectl_with(&["apply", "--validate=false", "-f", "-"], &manifests);
+            ebbtide.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "pod", "--all", "--timeout=300s"]);
+            up.push(started.elapsed().as_secs_f64());
+            let started = Instant::now();
+            ebbtide.kubectl(&["delete", "pod", "--all", "--wait=false"]);
+            ebbtide.kubectl(&["wait", "--for=delete", "volumeattachment", "--all", "--timeout=300s"]);
+            down.push(started.elapsed().as_secs_f64());
+            ebbtide.kubectl(&["delete", "pvc", "--all", "--timeout=120s"]);
+            wait_for("the volumes to go", Duration::from_secs(120), || ebbtide.kubectl(&["get", "pv", "-o", "name"]).is_empty());
+        }
+        println!("{driver:<16} {count:>6} {:>26} {:>26}", crate::spread(&mut up), crate::spread(&mut down));
     }
-    times.sort_by(f64::total_cmp);
-    println!(
-        "PVC applied to pod Running (10 GiB gp3, mkfs.ext4; two kubectl processes included): median {:.3} s, best {:.3} s, worst {:.3} s of {}",
-        times[times.len() / 2],
-        times[0],
-        times[times.len() - 1],
-        times.len()
-    );
 }
