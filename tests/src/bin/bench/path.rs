@@ -28,7 +28,7 @@ metadata: {name: app-N}
 spec:
   terminationGracePeriodSeconds: 0
   containers:
-  - {name: app, image: centos, command: [sleep, "600"], volumeMounts: [{name: data, mountPath: /data}]}
+  - {name: app, image: centos, command: [sh, -c, "trap exit TERM; sleep 600 & wait"], volumeMounts: [{name: data, mountPath: /data}]}
   volumes: [{name: data, persistentVolumeClaim: {claimName: claim-N}}]
 "#;
 
