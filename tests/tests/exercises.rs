@@ -1,4 +1,7 @@
-//! The workshop's four exercises as the workshop's users do them: by hand, with kubectl and the aws CLI (users.md §2).
+//! The workshop's exercises as its users do them: by hand, with kubectl and the aws CLI (users.md §2).
+
+#[path = "exercises/mod.rs"]
+mod exercises;
 
 use std::time::Duration;
 
@@ -24,114 +27,14 @@ fn delete_pod_and_claim(ebbtide: &Ebbtide, claim: &str) {
     ebbtide.kubectl(&["delete", "pvc", claim, "--timeout=60s"]);
 }
 
+/// The exercises of EBS with our own controllers and driver. sidecars.rs has the other stacks.
 #[test]
-fn e01_ebs_static() {
+fn ebs() {
     if !root() {
         return;
     }
-    let ebbtide = Ebbtide::up(&[]);
-    let volume = ebbtide.aws(&["ec2", "create-volume", "--size", "10", "--availability-zone", "us-east-1a", "--volume-type", "gp3"]);
-    let id = volume["VolumeId"].as_str().expect("a volume id").to_owned();
-    ebbtide.kubectl_with(
-        &["apply", "-f", "-"],
-        &format!(
-            r#"
-apiVersion: v1
-kind: PersistentVolume
-metadata: {{name: test-pv}}
-spec:
-  accessModes: [ReadWriteOnce]
-  capacity: {{storage: 10Gi}}
-  csi: {{driver: ebs.csi.aws.com, fsType: ext4, volumeHandle: {id}}}
-  nodeAffinity:
-    required:
-      nodeSelectorTerms:
-      - matchExpressions: [{{key: topology.kubernetes.io/zone, operator: In, values: [us-east-1a]}}]
----
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {{name: ebs-claim}}
-spec:
-  storageClassName: ""
-  volumeName: test-pv
-  accessModes: [ReadWriteOnce]
-  resources: {{requests: {{storage: 10Gi}}}}
-"#
-        ),
-    );
-    survives_its_pod(&ebbtide, "ebs-claim");
-    let pv = ebbtide.kubectl(&["get", "pv", "test-pv", "--no-headers"]);
-    let cells: Vec<&str> = pv.split_whitespace().collect();
-    assert_eq!(&cells[..6], ["test-pv", "10Gi", "RWO", "Retain", "Bound", "default/ebs-claim"], "{pv}");
-    let shown = ebbtide.aws(&["ec2", "describe-volumes", "--volume-ids", &id]);
-    assert_eq!(shown["Volumes"][0]["State"], "in-use");
-    assert_eq!(shown["Volumes"][0]["Attachments"][0]["State"], "attached");
-
-    delete_pod_and_claim(&ebbtide, "ebs-claim");
-    ebbtide.kubectl(&["delete", "pv", "test-pv", "--timeout=60s"]);
-    wait_for("the volume to be detached", Duration::from_secs(30), || {
-        ebbtide.aws(&["ec2", "describe-volumes", "--volume-ids", &id])["Volumes"][0]["State"] == "available"
-    });
-    ebbtide.aws(&["ec2", "delete-volume", "--volume-id", &id]);
-    let gone = ebbtide.aws_error(&["ec2", "describe-volumes", "--volume-ids", &id]);
-    assert!(gone.contains("InvalidVolume.NotFound") && gone.contains(&id), "{gone}");
-}
-
-#[test]
-fn e03_ebs_dynamic() {
-    if !root() {
-        return;
-    }
-    let ebbtide = Ebbtide::up(&[]);
-    // The class comes last, as in the workshop: the claim waits for it.
-    ebbtide.kubectl_with(
-        &["apply", "-f", "-"],
-        r#"
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {name: ebs-claim}
-spec:
-  accessModes: [ReadWriteOnce]
-  storageClassName: ebs-sc
-  resources: {requests: {storage: 10Gi}}
----
-apiVersion: storage.k8s.io/v1
-kind: StorageClass
-metadata: {name: ebs-sc}
-provisioner: ebs.csi.aws.com
-volumeBindingMode: WaitForFirstConsumer
-"#,
-    );
-    survives_its_pod(&ebbtide, "ebs-claim");
-    let handle = ebbtide.kubectl(&["get", "pv", "-o", "jsonpath={.items[0].spec.csi.volumeHandle}"]);
-    let pv = ebbtide.kubectl(&["get", "pv", "-o", "jsonpath={.items[0].metadata.name}"]);
-    let node = ebbtide.kubectl(&["get", "pod", "app", "-o", "jsonpath={.spec.nodeName}"]);
-    let zone = ebbtide.kubectl(&["get", "node", &node, "-o", r"jsonpath={.metadata.labels.topology\.kubernetes\.io/zone}"]);
-    let volume = &ebbtide.aws(&["ec2", "describe-volumes", "--volume-ids", &handle])["Volumes"][0];
-    assert_eq!(volume["VolumeType"], "gp3");
-    assert_eq!(volume["AvailabilityZone"], zone.as_str());
-    let tag = |key: &str| {
-        volume["Tags"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|tag| tag["Key"] == key)
-            .map(|tag| tag["Value"].as_str().unwrap_or("").to_owned())
-    };
-    assert_eq!(tag("CSIVolumeName").as_deref(), Some(pv.as_str()));
-    assert_eq!(tag("ebs.csi.aws.com/cluster").as_deref(), Some("true"));
-    assert_eq!(tag("kubernetes.io/created-for/pvc/name").as_deref(), Some("ebs-claim"));
-    assert_eq!(tag("kubernetes.io/created-for/pvc/namespace").as_deref(), Some("default"));
-
-    // The class goes before the claim, and the volume is deleted all the same.
-    ebbtide.kubectl(&["delete", "storageclass", "ebs-sc"]);
-    delete_pod_and_claim(&ebbtide, "ebs-claim");
-    wait_for("the volume to be deleted", Duration::from_secs(30), || {
-        ebbtide.aws(&["ec2", "describe-volumes", "--filters", &format!("Name=tag:CSIVolumeName,Values={pv}")])["Volumes"]
-            .as_array()
-            .is_some_and(Vec::is_empty)
-    });
-    assert_eq!(ebbtide.kubectl(&["get", "pv", "-o", "name"]), "");
+    let ebbtide = exercises::stack::up(&[]);
+    exercises::all::all(&ebbtide, true);
 }
 
 /// A file system with a mount target in every zone of the nodes; its id.

@@ -1,6 +1,12 @@
 //! The CSI sidecars of the Kubernetes project, unmodified, in the place of our controllers: client-go against our API, and the
 //! built-in drivers' controller services behind it. `make test-sidecars` builds and runs them.
 
+#[path = "sidecars/answers.rs"]
+mod answers;
+#[path = "exercises/mod.rs"]
+mod exercises;
+#[path = "sidecars/real.rs"]
+mod real;
 #[path = "sidecars/running.rs"]
 mod running;
 
@@ -11,6 +17,7 @@ use std::time::Duration;
 use ebbtide_tests::{Ebbtide, POD, root, wait_for};
 use serde_json::Value;
 
+use real::RealEbs;
 use running::{Sidecars, socket};
 
 /// The controllers of ours in whose place the sidecars run.
@@ -27,7 +34,9 @@ fn ready() -> bool {
         return false;
     }
     let there = |program: &str| Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
-    let all = ["csi-provisioner", "csi-attacher", "csi-resizer", "csi-snapshotter", "snapshot-controller"].into_iter().all(there);
+    let all = ["csi-provisioner", "csi-attacher", "csi-resizer", "csi-snapshotter", "snapshot-controller", "csi-registrar"]
+        .into_iter()
+        .all(there);
     if !all {
         eprintln!("skipped: build the sidecars with scripts/setup sidecars");
     }
@@ -73,7 +82,7 @@ fn e03_ebs_dynamic_and_growth() {
     }
     let ebbtide = Ebbtide::up(&[OFF]);
     let mut sidecars = Sidecars::new(&ebbtide);
-    sidecars.ebs();
+    sidecars.ebs(&socket(&ebbtide, "ebs"));
     survives_its_pod(
         &ebbtide,
         r#"
@@ -195,12 +204,8 @@ fn a_snapshot_is_restored() {
     }
     let ebbtide = Ebbtide::up(&[OFF]);
     let mut sidecars = Sidecars::new(&ebbtide);
-    let definitions = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/snapshot-crds");
-    ebbtide.kubectl(&["apply", "-f", definitions.to_str().expect("a path in UTF-8")]);
-    sidecars.ebs();
-    let snapshotter = ["--worker-threads=100", "--retry-interval-max=30m", "--extra-create-metadata"];
-    sidecars.start("csi-snapshotter", &socket(&ebbtide, "ebs"), &snapshotter);
-    sidecars.start_any("snapshot-controller", &[]);
+    sidecars.ebs(&socket(&ebbtide, "ebs"));
+    sidecars.snapshots(&socket(&ebbtide, "ebs"));
     ebbtide.kubectl_with(
         &["apply", "-f", "-"],
         &(r#"
@@ -317,4 +322,52 @@ spec: {{accessModes: [ReadWriteOnce], storageClassName: ebs-sc, resources: {{req
     let complaints = sidecars.complaints();
     assert!(complaints.is_empty(), "the sidecars complain:\n{}", complaints.join("\n"));
     all_goes(&ebbtide);
+}
+
+/// What is said of the exercise whose volume lies in another zone than its pod.
+const MISTAKES: [&str; 1] = ["InvalidVolume.ZoneMismatch"];
+
+/// The sidecars of a stack. They say what they would on a real cluster of pods that go with their claims, and of snapshots that go with
+/// their contents.
+fn sidecars_for_all<'a>(ebbtide: &'a Ebbtide, socket: &Path) -> Sidecars<'a> {
+    let mut sidecars = Sidecars::new(ebbtide);
+    sidecars.expected.extend(MISTAKES);
+    // E11: the claim of a pod goes with it, before the volume is detached; the provisioner tries again.
+    sidecars.expected.push("is still attached to node");
+    // E09: the content goes first; for its metrics the controller asks for the content of a snapshot that goes.
+    sidecars.expected.push("getSnapshotDriverName: failed to get snapshotContent");
+    sidecars.ebs(socket);
+    sidecars.snapshots(socket);
+    sidecars
+}
+
+/// Our API, the real sidecars, the built-in driver.
+#[test]
+fn exercises_with_the_real_sidecars() {
+    if !ready() {
+        return;
+    }
+    let ebbtide = exercises::stack::up(&[OFF]);
+    let mut sidecars = sidecars_for_all(&ebbtide, &socket(&ebbtide, "ebs"));
+    exercises::all::all(&ebbtide, false);
+    sidecars.are_content();
+}
+
+/// Our API, the real sidecars, the real driver. It has nothing to complain about, and no answer of EC2 makes it try again.
+#[test]
+fn exercises_with_the_real_driver() {
+    if !ready() {
+        return;
+    }
+    let Some(binary) = real::given() else { return };
+    let ebbtide = exercises::stack::up(&[OFF, "--drivers=-ebs.csi.aws.com"]);
+    let driver = RealEbs::start(&ebbtide, &binary);
+    let mut sidecars = sidecars_for_all(&ebbtide, &driver.socket);
+    exercises::all::all(&ebbtide, false);
+    sidecars.are_content();
+    let answers = driver.answers(&MISTAKES);
+    eprintln!("requests of the driver: {:?}\nerrors it asked for: {:?}", answers.actions, answers.asked);
+    assert!(answers.complaints.is_empty(), "the driver complains:\n{}", answers.complaints.join("\n"));
+    // Else nothing was logged.
+    assert!(answers.actions.contains_key("AttachVolume"), "the driver's log shows no request");
 }

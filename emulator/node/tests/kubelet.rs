@@ -12,6 +12,8 @@ use axum::extract::{RawQuery, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use emulator_common::csi::server::{Identity, NodeService, serve};
+use emulator_common::registration::v1::registration_server::{Registration, RegistrationServer};
+use emulator_common::registration::v1::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
 use emulator_node::kubelet::{KubeletConfig, run};
 use futures::StreamExt;
 use model_common::csi::{Error, NodeCall, NodeCapability, NodeReply};
@@ -471,5 +473,66 @@ async fn a_container_without_a_command_says_what_to_do() {
     bench.until("event", || bench.api.events().iter().any(|event| event.contains("set `command` in container \"c\"")).then_some(())).await;
     let pod = bench.api.get(POD).unwrap();
     assert_eq!(pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"], "CreateContainerConfigError");
+    bench.end().await;
+}
+
+/// What node-driver-registrar is beside a driver: it tells of the driver and hears how the kubelet took it.
+struct Registrar {
+    info: PluginInfo,
+    heard: tokio::sync::mpsc::UnboundedSender<RegistrationStatus>,
+}
+
+#[tonic::async_trait]
+impl Registration for Registrar {
+    async fn get_info(&self, _: tonic::Request<InfoRequest>) -> Result<tonic::Response<PluginInfo>, tonic::Status> {
+        Ok(tonic::Response::new(self.info.clone()))
+    }
+
+    async fn notify_registration_status(
+        &self,
+        status: tonic::Request<RegistrationStatus>,
+    ) -> Result<tonic::Response<RegistrationStatusResponse>, tonic::Status> {
+        self.heard.send(status.into_inner()).unwrap();
+        Ok(tonic::Response::new(RegistrationStatusResponse {}))
+    }
+}
+
+#[tokio::test]
+async fn a_driver_registers_itself_and_leaves_with_its_socket() {
+    let Some(bench) = Bench::new().await else { return };
+    let registry = bench.config.kubelet_dir.join("plugins_registry");
+    std::fs::create_dir_all(&registry).unwrap();
+    let (endpoint, service) = (bench.dir.path().join("other.sock"), bench.driver.clone() as Arc<dyn NodeService>);
+    let identity = Identity { name: "other.example.com".into(), version: "1".into(), controller: false, topology: true };
+    let at = endpoint.clone();
+    tokio::spawn(async move { serve(&at, identity, None, Some(service), std::future::pending()).await });
+    let register = |name: &str, version: &str| {
+        let (heard, said) = tokio::sync::mpsc::unbounded_channel();
+        let info = PluginInfo {
+            r#type: "CSIPlugin".into(),
+            name: name.into(),
+            endpoint: endpoint.display().to_string(),
+            supported_versions: vec![version.into()],
+        };
+        let socket = registry.join(format!("{name}-reg.sock"));
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
+        let service = RegistrationServer::new(Registrar { info, heard });
+        tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+        (socket, said)
+    };
+    let names = || {
+        let csi_node = bench.api.get(&format!("/apis/storage.k8s.io/v1/csinodes/{NODE}")).unwrap_or_default();
+        let drivers = csi_node["spec"]["drivers"].as_array().cloned().unwrap_or_default();
+        drivers.iter().map(|driver| driver["name"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    let (socket, mut said) = register("other.example.com", "1.0.0");
+    assert_eq!(said.recv().await.unwrap(), RegistrationStatus { plugin_registered: true, error: String::new() });
+    assert!(names().contains(&"other.example.com".to_owned()), "it was told before it was so: {:?}", names());
+    let (_, mut said) = register("newer.example.com", "2.0.0");
+    let refused = said.recv().await.unwrap();
+    assert!(!refused.plugin_registered && refused.error.contains("are supported"), "{refused:?}");
+    std::fs::remove_file(socket).unwrap();
+    bench.until("the driver to leave", || (names() == [DRIVER]).then_some(())).await;
     bench.end().await;
 }

@@ -11,24 +11,35 @@ use ebbtide_tests::{Ebbtide, wait_for};
 pub struct Sidecars<'a> {
     ebbtide: &'a Ebbtide,
     running: Vec<(PathBuf, Child)>,
+    /// Parts of the lines that the test's own mistakes make.
+    pub expected: Vec<&'static str>,
 }
 
 impl<'a> Sidecars<'a> {
     pub fn new(ebbtide: &'a Ebbtide) -> Self {
-        Self { ebbtide, running: Vec::new() }
+        Self { ebbtide, running: Vec::new(), expected: Vec::new() }
     }
 
     /// The sidecars of the EBS driver with the arguments of its manifests.
-    pub fn ebs(&mut self) {
-        let socket = socket(self.ebbtide, "ebs");
+    pub fn ebs(&mut self, socket: &Path) {
         let limits = ["--kube-api-qps=20", "--kube-api-burst=100"];
         let provisioner = ["--timeout=60s", "--worker-threads=100", "--retry-interval-max=30m", "--feature-gates=Topology=true"];
         let creates = ["--extra-create-metadata", "--default-fstype=ext4"];
-        self.start("csi-provisioner", &socket, &[&limits[..], &provisioner, &creates].concat());
+        self.start("csi-provisioner", socket, &[&limits[..], &provisioner, &creates].concat());
         let attacher = ["--timeout=6m", "--worker-threads=100", "--retry-interval-max=5m"];
-        self.start("csi-attacher", &socket, &[&limits[..], &attacher, &["--feature-gates=MutableCSINodeAllocatableCount=true"]].concat());
+        self.start("csi-attacher", socket, &[&limits[..], &attacher, &["--feature-gates=MutableCSINodeAllocatableCount=true"]].concat());
         let resizer = ["--timeout=60s", "--workers=100", "--retry-interval-max=30m", "--handle-volume-inuse-error=false"];
-        self.start("csi-resizer", &socket, &[&limits[..], &resizer].concat());
+        self.start("csi-resizer", socket, &[&limits[..], &resizer].concat());
+    }
+
+    /// The EBS driver's snapshotter with the arguments of its manifests, and what the cluster has: the definitions and the controller.
+    pub fn snapshots(&mut self, socket: &Path) {
+        let definitions = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/snapshot-crds");
+        self.ebbtide.kubectl(&["apply", "-f", definitions.to_str().expect("a path in UTF-8")]);
+        let snapshotter =
+            ["--worker-threads=100", "--retry-interval-max=30m", "--extra-create-metadata", "--kube-api-qps=20", "--kube-api-burst=100"];
+        self.start("csi-snapshotter", socket, &snapshotter);
+        self.start_any("snapshot-controller", &[]);
     }
 
     /// Those of the EFS driver: it only provisions.
@@ -77,7 +88,9 @@ impl<'a> Sidecars<'a> {
 
     /// What the sidecars complain of: each line that klog marks as error or warning, but for those that a real cluster shows too.
     pub fn complaints(&self) -> Vec<String> {
-        let usual = |line: &str| USUAL.iter().any(|parts| parts.iter().all(|part| line.contains(part)));
+        let usual = |line: &str| {
+            self.expected.iter().any(|part| line.contains(part)) || USUAL.iter().any(|parts| parts.iter().all(|part| line.contains(part)))
+        };
         let logs = (0..self.running.len()).map(|which| (&self.running[which].0, self.log(which)));
         let lines = logs.flat_map(|(path, log)| {
             let name = path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
