@@ -16,7 +16,8 @@ test: check
 	cargo build -q -p ebbtide
 	EBBTIDE_BIN=$(CURDIR)/target/debug/ebbtide cargo test --workspace
 
-# The exercises with the real CSI sidecars in the place of our controllers; building them takes ten minutes the first time.
+# The exercises with the real CSI sidecars in the place of our controllers, and with the real EBS driver where EBBTIDE_TEST_EBS_DRIVER
+# gives its binary. CI runs it too. Building the sidecars takes ten minutes the first time.
 test-sidecars:
 	@scripts/setup sidecars
 	cargo build -q -p ebbtide

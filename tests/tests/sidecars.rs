@@ -327,15 +327,10 @@ spec: {{accessModes: [ReadWriteOnce], storageClassName: ebs-sc, resources: {{req
 /// What is said of the exercise whose volume lies in another zone than its pod.
 const MISTAKES: [&str; 1] = ["InvalidVolume.ZoneMismatch"];
 
-/// The sidecars of a stack. They say what they would on a real cluster of pods that go with their claims, and of snapshots that go with
-/// their contents.
+/// The sidecars of a stack with snapshots.
 fn sidecars_for_all<'a>(ebbtide: &'a Ebbtide, socket: &Path) -> Sidecars<'a> {
     let mut sidecars = Sidecars::new(ebbtide);
     sidecars.expected.extend(MISTAKES);
-    // E11: the claim of a pod goes with it, before the volume is detached; the provisioner tries again.
-    sidecars.expected.push("is still attached to node");
-    // E09: the content goes first; for its metrics the controller asks for the content of a snapshot that goes.
-    sidecars.expected.push("getSnapshotDriverName: failed to get snapshotContent");
     sidecars.ebs(socket);
     sidecars.snapshots(socket);
     sidecars

@@ -112,7 +112,7 @@ impl<'a> Sidecars<'a> {
 
 /// Complaints that the sidecars have on a real cluster as well: each tells of a race between them that they themselves settle.
 /// All parts of one must be in the line.
-const USUAL: [&[&str]; 4] = [
+const USUAL: [&[&str]; 8] = [
     // The attacher removes its finalizer by its position in the list, while provisioner and pv-protection remove theirs.
     &["csi_handler.go", "Failed to remove finalizer from PersistentVolume", "error in our request"],
     // The provisioner looks once more at the volume that it just deleted, before the watch tells it.
@@ -120,6 +120,13 @@ const USUAL: [&[&str]; 4] = [
     // A claim goes while the provisioner has it in its queues.
     &["claim ", "in work queue no longer exists"],
     &["clone_controller.go", "in work queue no longer exists"],
+    // It takes its finalizer from a cloned claim with an update of what it saw, while pvc-protection takes its own.
+    &["clone_controller.go", "Retrying to sync claim"],
+    // A claim that goes with its pod goes before the volume is detached; the provisioner tries again.
+    &["persistentvolume pvc-", "is still attached to node"],
+    // The controller deletes what its cache still has, and for its metrics asks for the content of a snapshot that goes after it.
+    &["could not sync snapshot", "failed to delete VolumeSnapshotContent", "not found"],
+    &["getSnapshotDriverName: failed to get snapshotContent"],
 ];
 
 impl Drop for Sidecars<'_> {
