@@ -39,6 +39,7 @@ pub enum Command {
     Node(NodeArgs),
     /// Make trouble: throttled, lost and late API calls, stuck attachments, devices that come late, nodes out of reach.
     Fault(crate::fault::FaultArgs),
+    CsiRegistrar(crate::registrar::RegistrarArgs),
     /// Print a completion script for a shell.
     Completion { shell: clap_complete::Shell },
 }

@@ -10,6 +10,7 @@ mod fault;
 mod metadata;
 mod node;
 mod output;
+mod registrar;
 mod run;
 mod state;
 mod status;
@@ -68,6 +69,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Node(args) => node::node(args),
         Command::Fault(args) => fault::fault(&args),
+        Command::CsiRegistrar(args) => registrar::run(&args),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "ebbtide", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -13,7 +13,10 @@ pub mod v1 {
     tonic::include_proto!("pluginregistration");
 }
 
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status};
 use v1::registration_client::RegistrationClient;
+use v1::registration_server::{Registration, RegistrationServer};
 pub use v1::{PluginInfo, RegistrationStatus};
 
 /// What a plugin says of itself on its registration socket.
@@ -33,5 +36,74 @@ async fn answer<T>(timeout: Duration, call: impl Future<Output = Result<tonic::R
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(status.message().to_owned()),
         Err(_) => Err("context deadline exceeded".to_owned()),
+    }
+}
+
+/// A registrar: serves a socket in `plugins_registry` until `stop` resolves. Each kubelet that asks is given `info`; what it says of the
+/// registration goes to `told`.
+pub async fn serve(
+    socket: &Path,
+    info: PluginInfo,
+    told: mpsc::UnboundedSender<RegistrationStatus>,
+    stop: impl Future<Output = ()> + Send,
+) -> std::io::Result<()> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = tokio::net::UnixListener::bind(socket)?;
+    let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
+    let service = RegistrationServer::new(Registrar { info, told });
+    let result = tonic::transport::Server::builder().add_service(service).serve_with_incoming_shutdown(incoming, stop).await;
+    // The kubelet takes its end for the driver's.
+    let _ = std::fs::remove_file(socket);
+    result.map_err(std::io::Error::other)
+}
+
+struct Registrar {
+    info: PluginInfo,
+    told: mpsc::UnboundedSender<RegistrationStatus>,
+}
+
+#[tonic::async_trait]
+impl Registration for Registrar {
+    async fn get_info(&self, _: Request<v1::InfoRequest>) -> Result<Response<PluginInfo>, Status> {
+        Ok(Response::new(self.info.clone()))
+    }
+
+    async fn notify_registration_status(
+        &self,
+        request: Request<RegistrationStatus>,
+    ) -> Result<Response<v1::RegistrationStatusResponse>, Status> {
+        // Nobody listens: the registration stands all the same.
+        let _ = self.told.send(request.into_inner());
+        Ok(Response::new(v1::RegistrationStatusResponse {}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_registrar_is_asked_and_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("d-reg.sock");
+        let offered = PluginInfo { r#type: "CSIPlugin".into(), name: "d".into(), endpoint: "/csi.sock".into(), ..Default::default() };
+        let (told, mut hears) = mpsc::unbounded_channel();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let (at, given) = (socket.clone(), offered.clone());
+        let server = tokio::spawn(async move { serve(&at, given, told, async { drop(stopped.await) }).await });
+        let timeout = Duration::from_secs(5);
+        while !socket.exists() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(info(&socket, timeout).await, Ok(offered));
+        let status = RegistrationStatus { plugin_registered: false, error: "no".into() };
+        notify(&socket, status.clone(), timeout).await.unwrap();
+        assert_eq!(hears.recv().await, Some(status));
+        drop(stop);
+        server.await.unwrap().unwrap();
+        assert!(!socket.exists());
     }
 }
