@@ -5,7 +5,9 @@
 
 mod attachments;
 mod effects;
+mod fast_restores;
 pub mod instances;
+mod locks;
 mod modifications;
 mod network;
 mod rules;
@@ -15,10 +17,12 @@ mod tags;
 mod volumes;
 
 use std::fmt;
+use std::time::Duration;
 
-use model_aws::ec2::{Command, Effect, Filter, Paging, Reject, Reply, TagItem, Tags};
+use model_aws::ec2::{Command, Effect, Filter, Paging, Reject, Reply, State, TagItem, Tags};
 use model_aws::{At, Input};
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast::error::RecvError;
 
 pub use effects::{instance_of, observe, perform};
 
@@ -46,8 +50,10 @@ pub async fn handle(ctx: &Ctx, action: &str, params: Params) -> Answer {
         "DeleteTags" => tags::delete(ctx, params).await,
         "DeleteVolume" => volumes::delete(ctx, params).await,
         "DescribeAvailabilityZones" => network::zones(ctx, params).await,
+        "DescribeFastSnapshotRestores" => fast_restores::describe(ctx, params).await,
         "DescribeInstanceTypes" => instances::types(ctx, params).await,
         "DescribeInstances" => instances::describe(ctx, params).await,
+        "DescribeLockedSnapshots" => locks::describe(ctx, params).await,
         "DescribeNetworkInterfaces" => network::interfaces(ctx, params).await,
         "DescribeRegions" => network::regions(ctx, params).await,
         "DescribeSecurityGroupRules" => security_groups::describe_rules(ctx, params).await,
@@ -60,17 +66,15 @@ pub async fn handle(ctx: &Ctx, action: &str, params: Params) -> Answer {
         "DescribeVolumesModifications" => modifications::describe(ctx, params).await,
         "DescribeVpcs" => network::vpcs(ctx, params).await,
         "DetachVolume" => attachments::detach(ctx, params).await,
+        "DisableFastSnapshotRestores" => fast_restores::change(ctx, action, params, false).await,
+        "EnableFastSnapshotRestores" => fast_restores::change(ctx, action, params, true).await,
+        "LockSnapshot" => locks::lock(ctx, params).await,
         "ModifyInstanceMetadataOptions" => instances::modify_metadata(ctx, params).await,
         "ModifyVolume" => modifications::modify(ctx, params).await,
         "RevokeSecurityGroupEgress" => security_groups::revoke(ctx, action, params, false).await,
         "RevokeSecurityGroupIngress" => security_groups::revoke(ctx, action, params, true).await,
-        "EnableFastSnapshotRestores"
-        | "DisableFastSnapshotRestores"
-        | "DescribeFastSnapshotRestores"
-        | "LockSnapshot"
-        | "UnlockSnapshot"
-        | "DescribeLockedSnapshots"
-        | "CopySnapshot"
+        "UnlockSnapshot" => locks::unlock(ctx, params).await,
+        "CopySnapshot"
         | "RunInstances"
         | "StartInstances"
         | "StopInstances"
@@ -108,6 +112,26 @@ async fn run(ctx: &Ctx, params: &Params, command: Command) -> Result<Reply, Ec2E
         model_aws::Effect::Ec2(_) | model_aws::Effect::Efs(_) | model_aws::Effect::Kms(_) | model_aws::Effect::Faults(_) => None,
     });
     reply.ok_or_else(no_reply)
+}
+
+/// Longest that an answer waits for a copy; shorter than what the SDKs wait for an answer.
+const COPY_LIMIT: Duration = Duration::from_secs(25);
+
+/// Waits until a copy has read its blocks. A snapshot or copy shows a volume as it was when the call returned: what is written
+/// after the answer must not get into it, so that the answer must not leave before. The writers stand still at least from the
+/// beginning of the copy on, and one that takes longer than an answer may is told of as `pending` meanwhile.
+async fn until_read(ctx: &Ctx, read: impl Fn(&State) -> bool) {
+    let mut events = ctx.engine.events();
+    let done = async {
+        while !ctx.engine.read(|aws| read(&aws.ec2)).await {
+            if let Err(RecvError::Closed) = events.recv().await {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(COPY_LIMIT, done).await.is_err() {
+        tracing::warn!("a copy takes long; its call is answered before it ends");
+    }
 }
 
 /// A describe call that is a dry run ends here, after its parameters were read.

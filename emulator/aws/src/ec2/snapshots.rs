@@ -1,9 +1,9 @@
 //! CreateSnapshot, DeleteSnapshot, DescribeSnapshots.
 
-use model_aws::ec2::{Command, Reply, Snapshot, SnapshotStatus};
+use model_aws::ec2::{Command, File, Reply, Snapshot, SnapshotStatus};
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Tag, TagSpecification, error_of, no_reply, run, tag_set, tags_for, time};
+use super::{Answer, Tag, TagSpecification, error_of, no_reply, run, tag_set, tags_for, time, until_read};
 use crate::ctx::Ctx;
 use crate::error::Ec2Error;
 use crate::query::Params;
@@ -82,7 +82,10 @@ pub async fn create(ctx: &Ctx, params: &Params) -> Answer {
         tags: tags_for("snapshot", request.tag_specification)?,
     };
     match run(ctx, params, command).await? {
-        Reply::Snapshot(snapshot) => XmlBody::new("CreateSnapshot", &SnapshotXml::new(ctx.world.seed, &ctx.world.account, &snapshot)),
+        Reply::Snapshot(snapshot) => {
+            until_read(ctx, |ec2| ec2.snapshot(snapshot.key).is_none_or(|snapshot| snapshot.file != File::Absent)).await;
+            XmlBody::new("CreateSnapshot", &SnapshotXml::new(ctx.world.seed, &ctx.world.account, &snapshot))
+        }
         _ => Err(no_reply()),
     }
 }

@@ -71,7 +71,7 @@ async fn requests_are_refused_as_ec2_refuses_them() {
     let create = "Action=CreateVolume&AvailabilityZone=us-east-1a";
     for (query, code, text) in [
         ("Action=Nonsense".to_owned(), "InvalidAction", "Nonsense"),
-        ("Action=LockSnapshot&SnapshotId=snap-1".to_owned(), "UnsupportedOperation", "LockSnapshot"),
+        ("Action=CopySnapshot&SnapshotId=snap-1".to_owned(), "UnsupportedOperation", "CopySnapshot"),
         ("Action=DescribeVolumes&InstanceId.1=i-1".to_owned(), "UnknownParameter", "InstanceId.1"),
         ("Action=DescribeVolumes&MaxResults=3".to_owned(), "InvalidParameterValue", "maxResults"),
         ("Action=DescribeVolumes&MaxResults=-1".to_owned(), "InvalidParameterValue", "maxResults"),

@@ -1,9 +1,9 @@
 //! CreateVolume, CopyVolumes, DeleteVolume, DescribeVolumes, DescribeVolumeStatus.
 
-use model_aws::ec2::{self, Attachment, Command, Reply, Source, State, Volume, VolumeId, VolumeStatus};
+use model_aws::ec2::{self, Attachment, Command, File, Reply, Source, State, Volume, VolumeId, VolumeStatus};
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Tag, TagSet, TagSpecification, Time, error_of, no_reply, run, tags_for};
+use super::{Answer, Tag, TagSet, TagSpecification, Time, error_of, no_reply, run, tags_for, until_read};
 use crate::ctx::Ctx;
 use crate::error::Ec2Error;
 use crate::query::Params;
@@ -82,6 +82,7 @@ pub struct VolumeXml<'a> {
     encrypted: bool,
     kms_key_id: Option<&'a str>,
     multi_attach_enabled: bool,
+    fast_restored: Option<bool>,
     volume_initialization_rate: Option<u32>,
 }
 
@@ -137,6 +138,7 @@ impl<'a> VolumeXml<'a> {
             encrypted: volume.encrypted,
             kms_key_id: volume.kms_key_id.as_deref(),
             multi_attach_enabled: volume.spec.multi_attach,
+            fast_restored: volume.fast_restored.then_some(true),
             volume_initialization_rate: volume.initialization_rate,
         }
     }
@@ -198,6 +200,8 @@ pub async fn copy(ctx: &Ctx, params: &Params) -> Answer {
     });
     match run(ctx, params, command).await? {
         Reply::Volumes(volumes) => {
+            let read = |made: &Volume| made.file != File::Absent || made.refused;
+            until_read(ctx, |ec2| volumes.iter().all(|made| ec2.volume(made.key).is_none_or(read))).await;
             let volume_set = volumes.iter().map(|volume| VolumeXml::made(ctx, volume)).collect();
             XmlBody::new("CopyVolumes", &Volumes { volume_set, next_token: None })
         }

@@ -57,6 +57,12 @@ impl State {
             out.extend(self.snapshots.get(key).and_then(|snapshot| self.snapshot_timer(snapshot)));
             out.extend(self.snapshots.get(key).and_then(|snapshot| Self::snapshot_hold(*key, snapshot.hold.as_ref())));
             self.drive_snapshot(at, *key, out);
+            // Completed by what was found on disk: no completion says so.
+            self.note_completion(at, *key, out);
+            self.arm_lock(at, *key, out);
+            let delay = self.timing().fast_restore;
+            let waiting = self.snapshots.get(key).map(Self::fast_restore_timers).unwrap_or_default();
+            out.extend(waiting.into_iter().map(|timer| Effect::Arm(timer, delay)));
         }
         self.rearm_metadata(out);
         out.extend(self.tokens.keys().map(|name| Effect::Arm(Timer::Token(name.clone()), TOKEN_MEMORY)));

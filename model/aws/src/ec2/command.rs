@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::fast_restore::FastRestores;
+use super::lock::LockSnapshot;
 use super::network::Rule;
 use super::token::{fingerprint, in_order};
 use super::volume::Volume;
@@ -36,6 +38,11 @@ pub enum Command {
         tags: Vec<TagItem>,
     },
     DeleteSnapshot {
+        snapshot_id: String,
+    },
+    FastRestores(FastRestores),
+    LockSnapshot(LockSnapshot),
+    UnlockSnapshot {
         snapshot_id: String,
     },
     CreateTags {
@@ -131,7 +138,10 @@ impl State {
                 self.plan_detach(volume_id, instance_id.as_deref(), device.as_deref()).map(drop)
             }
             Command::CreateSnapshot { volume_id, tags, .. } => self.plan_snapshot(volume_id, tags).map(drop),
-            Command::DeleteSnapshot { snapshot_id } => self.named_snapshot("snapshotId", snapshot_id).map(drop),
+            Command::DeleteSnapshot { snapshot_id } => self.plan_delete_snapshot(snapshot_id).map(drop),
+            Command::FastRestores(request) => self.plan_fast_restores(request).map(drop),
+            Command::LockSnapshot(request) => self.plan_lock(request).map(drop),
+            Command::UnlockSnapshot { snapshot_id } => self.plan_unlock(snapshot_id).map(drop),
             Command::CreateTags { resources, tags } => self.check_tagging(resources, tags, true),
             Command::DeleteTags { resources, tags } => self.check_tagging(resources, tags, false),
             Command::ModifyMetadataOptions(change) => self.plan_metadata(change).map(drop),
@@ -167,6 +177,9 @@ impl State {
             }
             Command::CreateSnapshot { volume_id, description, tags } => self.create_snapshot(at, volume_id, (description, tags), held, out),
             Command::DeleteSnapshot { snapshot_id } => self.delete_snapshot(at, snapshot_id, out),
+            Command::FastRestores(request) => self.change_fast_restores(at, request, out),
+            Command::LockSnapshot(request) => self.lock_snapshot(at, request, out),
+            Command::UnlockSnapshot { snapshot_id } => self.unlock_snapshot(snapshot_id, out),
             Command::CreateTags { resources, tags } => {
                 self.check_tagging(resources, tags, true)?;
                 self.retag(resources, |current| current.extend(super::tags::collect(tags)));

@@ -63,7 +63,7 @@ impl Filtered for Fields<'_, &Volume> {
                 }
             }
             "encrypted" => give(bool_text(volume.encrypted)),
-            "fast-restored" => give("false"),
+            "fast-restored" => give(bool_text(volume.fast_restored)),
             "multi-attach-enabled" => give(bool_text(volume.spec.multi_attach)),
             "size" => give(&volume.spec.size_gib.to_string()),
             "snapshot-id" => {

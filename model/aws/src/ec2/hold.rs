@@ -111,7 +111,7 @@ impl State {
     /// A snapshot's hold is over.
     pub(super) fn let_go_snapshot(&mut self, at: At, key: SnapshotKey, out: &mut Vec<Effect>) {
         self.change_snapshot(key, |snapshot| snapshot.hold = None);
-        self.note_completion(at, key);
+        self.note_completion(at, key, out);
         self.drive_snapshot(at, key, out);
     }
 

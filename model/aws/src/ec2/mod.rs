@@ -13,6 +13,7 @@ mod attachment;
 mod boot;
 mod command;
 mod drive;
+mod fast_restore;
 mod fields;
 mod filter;
 mod hold;
@@ -20,6 +21,7 @@ mod ids;
 mod index;
 mod instance;
 mod instance_types;
+mod lock;
 mod metadata;
 mod modification;
 pub mod network;
@@ -43,11 +45,13 @@ use serde::{Deserialize, Serialize};
 pub use attachment::{Attachment, AttachmentStatus, Have};
 pub use boot::{Observed, ObservedDevice};
 pub use command::{Command, CopyVolumes, CreateVolume, ModifyVolume, RuleChange};
+pub use fast_restore::{FastRestore, FastRestoreState, FastRestores};
 pub use filter::Filter;
 pub use hold::{Held, Hold, HoldKind};
 pub use ids::{InstanceId, Kind, SnapshotKey, VolumeId, VolumeKey};
 pub use instance::{Agent, Instance};
 pub use instance_types::InstanceType;
+pub use lock::{LockMode, LockReject, LockSnapshot, SnapshotLock};
 pub use metadata::{Metadata, MetadataChange, MetadataOptions};
 pub use modification::{Modification, ModificationState};
 pub use query::{Page, Paging};
@@ -132,12 +136,36 @@ pub enum Reply {
     Done,
     Volume(Box<Volume>),
     Volumes(Vec<Volume>),
-    Attachment { volume: VolumeKey, instance: InstanceId, attachment: Attachment },
-    Modification { volume: VolumeKey, modification: Modification },
+    Attachment {
+        volume: VolumeKey,
+        instance: InstanceId,
+        attachment: Attachment,
+    },
+    Modification {
+        volume: VolumeKey,
+        modification: Modification,
+    },
     Snapshot(Box<Snapshot>),
-    MetadataOptions { instance: InstanceId, options: MetadataOptions },
-    SecurityGroup { id: String },
-    Rules { group: String, rules: Vec<network::Rule> },
+    /// Each pair of snapshot and zone ends in one of the lists.
+    FastRestores {
+        successful: Vec<(SnapshotKey, String, FastRestore)>,
+        unsuccessful: Vec<(String, String, Reject)>,
+    },
+    Lock {
+        snapshot: SnapshotKey,
+        lock: SnapshotLock,
+    },
+    MetadataOptions {
+        instance: InstanceId,
+        options: MetadataOptions,
+    },
+    SecurityGroup {
+        id: String,
+    },
+    Rules {
+        group: String,
+        rules: Vec<network::Rule>,
+    },
 }
 
 /// Something that is awaited. Armed again under the same name, a timer starts anew.
@@ -160,6 +188,12 @@ pub enum Timer {
     /// The next step of a snapshot's progress.
     Snapshot(SnapshotKey),
     SnapshotRetry(SnapshotKey),
+    /// A state of a snapshot's fast restore in a zone has taken its time.
+    FastRestore(SnapshotKey, String),
+    /// The cooling-off period of a snapshot's lock is over.
+    LockCoolOff(SnapshotKey),
+    /// A snapshot's lock has expired.
+    LockEnd(SnapshotKey),
     /// The volume may be snapshotted again.
     SnapshotRate(VolumeKey),
     /// A change of an instance's metadata options has taken its time.
@@ -266,6 +300,8 @@ pub(crate) struct Timing {
     pub snapshot_step: Duration,
     /// Least time between two snapshots of a volume; zero: no limit.
     pub snapshot_rate: Duration,
+    /// `enabling`, `optimizing` and `disabling` of fast snapshot restores, each.
+    pub fast_restore: Duration,
 }
 
 impl Timing {
@@ -282,6 +318,7 @@ impl Timing {
                 metadata: Duration::ZERO,
                 snapshot_step: Duration::ZERO,
                 snapshot_rate: Duration::ZERO,
+                fast_restore: Duration::ZERO,
             },
             Profile::Aws => Self {
                 create: ms(1_500),
@@ -293,6 +330,7 @@ impl Timing {
                 metadata: ms(3_000),
                 snapshot_step: ms(5_000),
                 snapshot_rate: ms(15_000),
+                fast_restore: ms(20_000),
             },
         }
     }

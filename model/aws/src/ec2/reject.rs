@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attachment::AttachmentStatus;
 use super::ids::Kind;
+use super::lock::LockReject;
 use super::modification::ModificationState;
 use super::spec::VolumeType;
 use super::volume::VolumeStatus;
@@ -143,6 +144,12 @@ pub enum Reject {
     },
     SnapshotNotCompleted {
         snapshot: String,
+    },
+    /// What a lock of a snapshot forbids.
+    Lock(LockReject),
+    NoFastRestore {
+        snapshot: String,
+        zone: String,
     },
     SnapshotRate,
     ConcurrentSnapshots {
@@ -328,6 +335,10 @@ pub fn reject_to_error(reject: &Reject) -> (&'static str, String, u16) {
             ("InvalidVolumeModification.NotFound", format!("Modification for volume '{volume}' does not exist."))
         }
         SnapshotNotCompleted { snapshot } => ("IncorrectState", format!("Snapshot '{snapshot}' is not in the 'completed' state.")),
+        Lock(reject) => reject.to_error(),
+        NoFastRestore { snapshot, zone } => {
+            ("IncorrectState", format!("Fast snapshot restore is not enabled for snapshot '{snapshot}' in zone '{zone}'."))
+        }
         SnapshotRate => (
             "SnapshotCreationPerVolumeRateExceeded",
             "The maximum per volume CreateSnapshot request rate has been exceeded. Use an increasing or variable sleep interval between requests."

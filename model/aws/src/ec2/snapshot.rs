@@ -5,12 +5,14 @@
 //!                        └──cannot be copied──▶ error
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::fast_restore::FastRestore;
 use super::ids::{self, SnapshotKey, VolumeKey};
 use super::index::Facet;
+use super::lock::SnapshotLock;
 use super::records::Changed;
 use super::volume::{File, Volume, VolumeStatus};
 use super::{Effect, Failure, Held, Hold, Kind, RETRY, Reject, Reply, State, TagItem, Tags, Timer, Work, tags};
@@ -53,6 +55,11 @@ pub struct Snapshot {
     /// Keys of the volumes that are being filled from it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub readers: BTreeSet<u64>,
+    /// By zone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fast_restores: BTreeMap<String, FastRestore>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<SnapshotLock>,
     /// Noted for StartTime and CompletionTime; nothing is decided on them.
     pub started_at: At,
     pub completed_at: Option<At>,
@@ -160,6 +167,8 @@ impl State {
             failures: 0,
             hold: held.hold,
             readers: BTreeSet::new(),
+            fast_restores: BTreeMap::new(),
+            lock: None,
             started_at: at,
             completed_at: None,
         };
@@ -184,8 +193,10 @@ impl State {
     }
 
     pub(super) fn delete_snapshot(&mut self, at: At, id: &str, out: &mut Vec<Effect>) -> Result<(), Reject> {
-        let snapshot = self.named_snapshot("snapshotId", id)?;
+        let snapshot = self.plan_delete_snapshot(id)?;
         let (key, tags) = (snapshot.key, snapshot.tags.clone());
+        let timers = Self::fast_restore_timers(snapshot);
+        out.extend(timers.into_iter().map(Effect::Disarm));
         self.snapshot_index.remove_tags(key, &tags);
         self.change_snapshot(key, |snapshot| snapshot.wanted = false);
         out.push(Effect::Reply(Reply::Done));
@@ -212,7 +223,7 @@ impl State {
         let work = match (snapshot.wanted, snapshot.file) {
             (true, File::Absent) if !self.devices => {
                 self.change_snapshot(key, |snapshot| snapshot.file = File::Present { bytes });
-                self.note_completion(at, key);
+                self.note_completion(at, key, out);
                 self.snapshot_has_read(at, volume, key, out);
                 return;
             }
@@ -240,12 +251,19 @@ impl State {
         out.push(Effect::Run(work));
     }
 
-    pub(super) fn note_completion(&mut self, at: At, key: SnapshotKey) {
+    /// What begins when a snapshot is completed.
+    pub(super) fn note_completion(&mut self, at: At, key: SnapshotKey, out: &mut Vec<Effect>) {
+        let mut now = false;
         self.change_snapshot(key, |snapshot| {
             if snapshot.status() == SnapshotStatus::Completed && snapshot.completed_at.is_none() {
                 snapshot.completed_at = Some(at);
+                now = true;
             }
         });
+        if now {
+            self.begin_lock(at, key, out);
+            self.drive_fast_restores(at, key, out);
+        }
     }
 
     pub(super) fn done_snapshot(&mut self, at: At, key: SnapshotKey, work: &Work, result: &Result<(), Failure>, out: &mut Vec<Effect>) {
@@ -274,7 +292,7 @@ impl State {
         if retry {
             out.push(Effect::Arm(Timer::SnapshotRetry(key), RETRY));
         } else if copied {
-            self.note_completion(at, key);
+            self.note_completion(at, key, out);
             self.snapshot_has_read(at, volume, key, out);
         }
         self.drive_snapshot(at, key, out);
@@ -287,7 +305,7 @@ impl State {
         if steps + 1 < STEPS {
             out.push(Effect::Arm(Timer::Snapshot(key), step));
         } else {
-            self.note_completion(at, key);
+            self.note_completion(at, key, out);
         }
     }
 

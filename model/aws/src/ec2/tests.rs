@@ -3,6 +3,8 @@
 use super::*;
 use crate::{Aws, Dirty};
 
+mod snapshots;
+
 fn state(profile: Profile) -> State {
     State::new(&World { devices: false, ..World::default() }, profile)
 }

@@ -41,6 +41,9 @@ pub struct Volume {
     pub initialization_rate: Option<u32>,
     #[serde(default, skip_serializing_if = "Tags::is_empty")]
     pub tags: Tags,
+    /// Made from a snapshot for which fast restores were enabled in the volume's zone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fast_restored: bool,
     /// False after DeleteVolume.
     pub wanted: bool,
     pub file: File,
@@ -162,6 +165,7 @@ pub(super) struct NewVolume {
     source: Source,
     source_id: Option<String>,
     initialization_rate: Option<u32>,
+    fast_restored: bool,
     tags: Tags,
 }
 
@@ -207,6 +211,7 @@ impl State {
             refused = snapshot.kms_key_id.as_deref().is_some_and(|key| !keys.usable(key));
             key = key.or(snapshot.kms_key_id.as_deref());
         }
+        let fast_restored = snapshot.is_some_and(|snapshot| Self::restores_fast(snapshot, &zone));
         tags::check_new(&request.tags)?;
         // EC2 asks for the key only after it has answered: a request that names an unusable one is accepted.
         let grant = encrypted.then(|| keys.grant(key, kms::EBS));
@@ -219,6 +224,7 @@ impl State {
             source,
             source_id: request.snapshot_id.clone(),
             initialization_rate: request.initialization_rate,
+            fast_restored,
             tags: tags::collect(&request.tags),
         })
     }
@@ -274,6 +280,7 @@ impl State {
             source: Source::Volume(source.key),
             source_id: Some(request.source_volume_id.clone()),
             initialization_rate: None,
+            fast_restored: false,
             tags: tags::collect(&request.tags),
         })
     }
@@ -301,6 +308,7 @@ impl State {
             source: new.source,
             source_id: new.source_id,
             initialization_rate: new.initialization_rate,
+            fast_restored: new.fast_restored,
             tags: new.tags,
             wanted: true,
             file: File::Absent,

@@ -362,8 +362,9 @@ fn short(timer: &Timer) -> bool {
         | Timer::Strays(_)
         | Timer::Metadata(_)
         | Timer::Hold(..)
-        | Timer::SnapshotHold(_) => true,
-        Timer::ModificationForgotten(..) | Timer::Token(_) => false,
+        | Timer::SnapshotHold(_)
+        | Timer::FastRestore(..) => true,
+        Timer::ModificationForgotten(..) | Timer::Token(_) | Timer::LockCoolOff(_) | Timer::LockEnd(_) => false,
     }
 }
 
