@@ -156,11 +156,20 @@ async fn attach_and_detach_go_through_the_agent() {
     let mapping = send(&ctx, &format!("Action=DescribeInstances&InstanceId.1={instance}")).await.unwrap();
     assert!(mapping.contains(&format!("<ebs><volumeId>{id}</volumeId><status>attached</status>")), "{mapping}");
     // A snapshot of an attached volume freezes it for the copy.
-    send(&ctx, &format!("Action=CreateSnapshot&VolumeId={id}")).await.unwrap();
-    let Some(ToAgent::Freeze { call, .. }) = inbox.recv().await else { panic!("no freeze") };
+    let query = format!("Action=CreateSnapshot&VolumeId={id}");
+    let mut answer = std::pin::pin!(send(&ctx, &query));
+    let freeze = tokio::select! {
+        answer = &mut answer => panic!("answered before the blocks were read: {answer:?}"),
+        freeze = inbox.recv() => freeze,
+    };
+    let Some(ToAgent::Freeze { call, .. }) = freeze else { panic!("no freeze") };
     connection.done(call, Ok(()));
-    let Some(ToAgent::Thaw { call, .. }) = inbox.recv().await else { panic!("no thaw") };
-    connection.done(call, Ok(()));
+    let agent = async {
+        let Some(ToAgent::Thaw { call, .. }) = inbox.recv().await else { panic!("no thaw") };
+        connection.done(call, Ok(()));
+    };
+    let (answer, ()) = tokio::join!(answer, agent);
+    assert!(answer.unwrap().contains("<status>pending</status>"));
     // Mounted: busy until it is not.
     let detach = format!("Action=DetachVolume&VolumeId={id}&InstanceId={instance}");
     assert!(send(&ctx, &detach).await.unwrap().contains("<status>detaching</status>"));
