@@ -347,10 +347,38 @@ fn mount_without_server() -> Failure {
     let environment = fuse_fs::mount_efs::Environment {
         socket: "/nonexistent/efs.sock".into(),
         attempt: Duration::ZERO,
+        connect: Duration::ZERO,
+        pause: Duration::ZERO,
+        pace: Duration::ZERO,
         state_directory: "/nonexistent".into(),
         log_directory: "/nonexistent".into(),
     };
     fuse_fs::mount_efs::run(&args, &environment).expect_err("there is no server")
+}
+
+/// A call that ran out of time left its helper waiting, and the caller tried again.
+#[test]
+fn helpers_that_waited_for_one_target_mount_once() {
+    if skipped() {
+        return;
+    }
+    let mut node = Node::start(vec![]);
+    let target = node.mount();
+    rustix::mount::unmount(&target, rustix::mount::UnmountFlags::empty()).expect("umount");
+    node.block(true);
+    let at_once = node.mount_at(FS, &target, "mounttargetip=10.0.0.1");
+    assert_eq!(at_once, Err(Failure { message: "Cannot connect".into(), code: 1 }), "an address is given up soon");
+    std::thread::scope(|scope| {
+        let helpers: Vec<_> = (0..8).map(|_| scope.spawn(|| node.mount_at(FS, &target, "rw"))).collect();
+        let log = || fs::read_to_string(node.state().join("mount.log")).expect("log");
+        wait_until("all are in their last attempt", || log().matches("Mount attempt 2/3 failed").count() == 8);
+        assert!(helpers.iter().all(|helper| !helper.is_finished()), "the last attempt has no limit");
+        node.block(false);
+        for helper in helpers {
+            assert_eq!(helper.join().expect("a thread"), Ok(()));
+        }
+    });
+    assert_eq!(mounts_below(&target), 1);
 }
 
 #[test]

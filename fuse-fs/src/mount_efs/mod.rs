@@ -15,12 +15,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const VERSION: &str = "3.2.0";
 const USAGE: &str = "Usage: mount.efs [--version] [-h|--help] <fsname> <mountpoint> [-o <options>]\n";
 /// Attempts of the real helper: two with a limit, the last without.
 const ATTEMPTS: u32 = 3;
+/// Attempts to connect to an address that was given.
+const CONNECTS: u32 = 3;
 
 /// Why `mount.efs` ends without a mount: what it prints on stderr, and its exit code.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +41,14 @@ impl From<Fatal> for Failure {
 #[derive(Debug, Clone)]
 pub struct Environment {
     pub socket: PathBuf,
-    /// Time limit of the first attempts; the last one asks again at this pace.
+    /// Time limit of the first attempts; the last has none.
     pub attempt: Duration,
+    /// Time limit of an attempt to connect to an address that was given.
+    pub connect: Duration,
+    /// Time between such attempts.
+    pub pause: Duration,
+    /// How soon a network that does not let through is tried again within an attempt, as TCP does.
+    pub pace: Duration,
     pub state_directory: PathBuf,
     pub log_directory: PathBuf,
 }
@@ -52,6 +60,9 @@ impl Environment {
         Environment {
             socket: place("EBBTIDE_EFS_SOCKET", protocol::DEFAULT_SOCKET),
             attempt: Duration::from_secs(15),
+            connect: Duration::from_secs(2),
+            pause: Duration::from_millis(500),
+            pace: Duration::from_secs(1),
             state_directory: place("EBBTIDE_EFS_STATE_DIR", "/var/run/efs"),
             log_directory: place("EBBTIDE_EFS_LOG_DIR", "/var/log/amazon/efs"),
         }
@@ -102,9 +113,7 @@ pub fn run(args: &[String], environment: &Environment) -> Result<(), Failure> {
     }
     let target = std::path::absolute(target).unwrap_or_else(|_| target.into());
     if is_mounted(&target) {
-        let target = target.display();
-        println!("{target} is already mounted, please run 'mount' command to verify");
-        log.write("WARNING", &format!("{target} is already mounted, mount aborted"));
+        tell_mounted(&target, &log);
         return Ok(());
     }
     let helper = Helper { device: &device, options: &options, target: &target, environment, log: &log };
@@ -113,6 +122,12 @@ pub fn run(args: &[String], environment: &Environment) -> Result<(), Failure> {
         let Failure { message, code } = failure;
         log.write("ERROR", &format!("Failed to mount {id} at {target}: returncode={code}, stderr=\"{message}\""));
     })
+}
+
+fn tell_mounted(target: &Path, log: &Log) {
+    let target = target.display();
+    println!("{target} is already mounted, please run 'mount' command to verify");
+    log.write("WARNING", &format!("{target} is already mounted, mount aborted"));
 }
 
 /// Has the directory one of our mounts on top? (The real helper's own check never sees FUSE.) One whose server died is
@@ -131,6 +146,9 @@ fn is_mounted(target: &Path) -> bool {
     }
 }
 
+/// The detached mount and its minor device number, or why there is none.
+type Asked = Result<(OwnedFd, u32), Refusal>;
+
 struct Helper<'a> {
     device: &'a Device,
     options: &'a Options,
@@ -145,7 +163,11 @@ impl Helper<'_> {
         let mut watchdog_told = false;
         for attempt in 1.. {
             let last = attempt >= ATTEMPTS;
-            let refusal = match self.ask()? {
+            let asked = match self.options.get("mounttargetip") {
+                Some(ip) if attempt == 1 => self.connect(ip)?,
+                _ => self.ask_for((!last).then_some(self.environment.attempt))?,
+            };
+            let refusal = match asked {
                 Ok((mount, minor)) => {
                     self.tell_watchdog(&mut watchdog_told);
                     return self.finish(&mount, minor);
@@ -155,15 +177,10 @@ impl Helper<'_> {
             match refusal.kind {
                 RefusalKind::Unresolved => return Err(Failure { message: refusal.message, code: 1 }),
                 RefusalKind::Failed => return Err(Failure { message: format!("mount.efs: {}", refusal.message), code: 1 }),
-                // The real helper connects to an address that it was given before it mounts.
-                RefusalKind::Unreachable if self.options.has("mounttargetip") => return Err(Failure { message: refusal.message, code: 1 }),
                 RefusalKind::Unreachable => {
                     self.tell_watchdog(&mut watchdog_told);
-                    std::thread::sleep(self.environment.attempt);
-                    if !last {
-                        let reason = format!("timeout after {} sec", self.environment.attempt.as_secs());
-                        self.report_attempt(attempt, &reason, Duration::ZERO);
-                    }
+                    let reason = format!("timeout after {} sec", self.environment.attempt.as_secs());
+                    self.report_attempt(attempt, &reason, Duration::ZERO);
                 }
                 RefusalKind::Denied | RefusalKind::NoSuchPath => {
                     self.tell_watchdog(&mut watchdog_told);
@@ -180,6 +197,43 @@ impl Helper<'_> {
             }
         }
         Ok(()) // not reached: each round returns or goes on
+    }
+
+    /// The real helper connects to an address that it was given before it mounts, and gives up soon.
+    fn connect(&self, ip: &str) -> Result<Asked, Failure> {
+        for left in (0..CONNECTS).rev() {
+            let asked = self.ask_for(Some(self.environment.connect))?;
+            match &asked {
+                Err(refusal) if refusal.kind == RefusalKind::Unreachable && left == 0 => {
+                    return Err(Failure { message: refusal.message.clone(), code: 1 });
+                }
+                Err(refusal) if refusal.kind == RefusalKind::Unreachable => {
+                    let pause = self.environment.pause;
+                    let text =
+                        format!("The ip address {ip} cannot be connected yet, sleep {}s, {left} retry time(s) left", pause.as_secs_f32());
+                    self.log.write("WARNING", &text);
+                    std::thread::sleep(pause);
+                }
+                _ => return Ok(asked),
+            }
+        }
+        self.ask() // not reached: the last round returns
+    }
+
+    /// Asks again while the network does not let through, up to a limit if there is one.
+    fn ask_for(&self, limit: Option<Duration>) -> Result<Asked, Failure> {
+        let start = Instant::now();
+        loop {
+            let asked = self.ask()?;
+            if !matches!(&asked, Err(refusal) if refusal.kind == RefusalKind::Unreachable) {
+                return Ok(asked);
+            }
+            let left = limit.map(|limit| limit.saturating_sub(start.elapsed()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(asked);
+            }
+            std::thread::sleep(left.map_or(self.environment.pace, |left| left.min(self.environment.pace)));
+        }
     }
 
     /// The text of mount.nfs4.
@@ -214,7 +268,7 @@ impl Helper<'_> {
         }
     }
 
-    fn ask(&self) -> Result<Result<(OwnedFd, u32), Refusal>, Failure> {
+    fn ask(&self) -> Result<Asked, Failure> {
         let socket = &self.environment.socket;
         let no_server = |error: std::io::Error| Failure {
             message: format!(
@@ -254,6 +308,13 @@ impl Helper<'_> {
         if let Some(problem) = problem {
             return Err(Failure { message: format!("b'mount.nfs4: mount point {target} {problem}'"), code: 1 });
         }
+        // Two helpers that waited for the same server get their mounts at the same time; one of them is enough.
+        let lock = std::fs::File::open(self.target).and_then(|directory| directory.lock().map(|()| directory));
+        if is_mounted(self.target) {
+            tell_mounted(self.target, self.log);
+            return Ok(());
+        }
+        let _lock = lock.map_err(|error| Failure { message: format!("mount.efs: cannot lock {target}: {error}"), code: 32 })?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
         rustix::mount::move_mount(mount, c"", rustix::fs::CWD, self.target, flags)
             .map_err(|error| Failure { message: format!("mount.efs: cannot attach the mount at {target}: {error}"), code: 32 })?;

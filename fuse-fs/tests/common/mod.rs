@@ -58,7 +58,11 @@ impl Node {
         std::fs::create_dir(directory.path().join("state")).expect("mkdir");
         let stop = Stop::new().expect("eventfd");
         let (socket, export) = (directory.path().join("efs.sock"), directory.path().join("export"));
+        let blocked = directory.path().join("blocked");
         let resolver = move |ask: MountAsk| {
+            if blocked.exists() {
+                return Err(Refusal { kind: RefusalKind::Unreachable, message: "Cannot connect".into() });
+            }
             if ask.file_system_id != FS {
                 let message = format!("Failed to resolve \"{}.efs.us-east-1.amazonaws.com\"", ask.file_system_id);
                 return Err(Refusal { kind: RefusalKind::Unresolved, message });
@@ -100,6 +104,12 @@ impl Node {
         self.directory.path().join("efs.sock")
     }
 
+    /// Whether the network lets nobody through.
+    pub fn block(&self, blocked: bool) {
+        let file = self.directory.path().join("blocked");
+        if blocked { std::fs::write(file, "") } else { std::fs::remove_file(file) }.expect("the switch");
+    }
+
     /// Runs the helper for a new directory.
     pub fn try_mount(&mut self, source: &str, options: &str) -> Result<PathBuf, Failure> {
         let target = self.directory.path().join(format!("mount{}", self.targets.len()));
@@ -113,6 +123,9 @@ impl Node {
         let environment = Environment {
             socket: self.socket(),
             attempt: Duration::from_millis(10),
+            connect: Duration::from_millis(10),
+            pause: Duration::from_millis(10),
+            pace: Duration::from_millis(1),
             state_directory: self.state(),
             log_directory: self.state(),
         };
