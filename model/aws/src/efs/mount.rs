@@ -95,20 +95,31 @@ impl State {
         if targets.peek().is_none() {
             return Err(unresolved(format!("Cannot find mount target for the file system {id}, please create a mount target in {zone}.")));
         }
-        let available: Vec<&MountTarget> = targets.filter(up).collect();
+        let all: Vec<&MountTarget> = targets.collect();
+        let available: Vec<&MountTarget> = all.iter().copied().filter(up).collect();
         if available.is_empty() {
             return Err(unresolved(format!(
                 "No mount target created for the file system {id} is in available state yet, please retry in 5 minutes."
             )));
         }
-        available.iter().find(|target| target.zone.0 == zone).copied().ok_or_else(|| {
-            // As Python prints a list.
-            let zones: Vec<String> = available.iter().map(|target| format!("'{}'", target.zone.0)).collect();
-            let zones = zones.join(", ");
-            unresolved(format!(
-                "No matching mount target in the az {zone}. Please create one mount target in {zone}, or try the mount target in another AZ by passing the availability zone option to the mount command. Available mount target(s) are in az [{zones}]"
-            ))
-        })
+        // As Python prints a list.
+        let zones: Vec<String> = available.iter().map(|target| format!("'{}'", target.zone.0)).collect();
+        let others = format!("Available mount target(s) are in az [{}]", zones.join(", "));
+        match all.iter().find(|target| target.zone.0 == zone) {
+            Some(target) if up(target) => Ok(target),
+            Some(target) if target.state == LifeCycle::Deleting => Err(unresolved(format!(
+                // The quotation marks are efs-utils' own.
+                "Mount target in the availability zone {zone} is {state}, please create a new one in {zone}, or use the \" \"mount target in the other az by passing the availability zone name option. {others}",
+                state = target.state.as_str()
+            ))),
+            Some(target) => Err(unresolved(format!(
+                "Mount target in the az {zone} is {state}, please retry in 5 minutes, or use the mount target in the other az by passing the availability zone name option. {others}",
+                state = target.state.as_str()
+            ))),
+            None => Err(unresolved(format!(
+                "No matching mount target in the az {zone}. Please create one mount target in {zone}, or try the mount target in another AZ by passing the availability zone option to the mount command. {others}"
+            ))),
+        }
     }
 }
 

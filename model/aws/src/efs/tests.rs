@@ -330,6 +330,15 @@ fn who_may_mount() {
     let elsewhere = EfsMount { availability_zone: Some("us-east-1c".into()), ..request(None) };
     let (_, text) = mount(&bench, &elsewhere, &groups).unwrap_err();
     assert!(text.contains(&format!("\"us-east-1c.{id}.efs")) && text.contains("No matching mount target in the az us-east-1c."), "{text}");
+    // Another mount target comes, and the first goes: each says how far it is.
+    let second = bench.mount_target(&id, 1).unwrap();
+    let zone = second.zone.0.clone();
+    let (_, text) = mount(&bench, &EfsMount { availability_zone: Some(zone.clone()), ..request(None) }, &groups).unwrap_err();
+    let wanted = format!(
+        "Mount target in the az {zone} is creating, please retry in 5 minutes, or use the mount target in the other az by passing the \
+         availability zone name option. Available mount target(s) are in az ['us-east-1a']"
+    );
+    assert!(text.ends_with(&wanted), "{text}");
     let denied = (EfsRefusalKind::Denied, "mount.nfs4: access denied by server while mounting 127.0.0.1:/".to_owned());
     assert_eq!(mount(&bench, &request(Some("fsap-0")), &groups), Err(denied.clone()));
     let Ok(Reply::AccessPoint(row)) = bench.command(Command::CreateAccessPoint(NewAccessPoint {
