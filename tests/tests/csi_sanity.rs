@@ -45,6 +45,9 @@ const EFS_KNOWN: &[(&str, &str)] = &[
     ("NodeUnpublishVolume should remove target path", "the driver unmounts and leaves the directory to the kubelet"),
 ];
 
+/// The same with `reuseAccessPoint`, where the token is a hash.
+const EFS_REUSE_KNOWN: &[(&str, &str)] = &[EFS_KNOWN[0], EFS_KNOWN[2]];
+
 /// A driver under test.
 struct Driver {
     /// Its sockets; both the same where one process has both services.
@@ -173,6 +176,11 @@ fn ebs_args(ebbtide: &Ebbtide) -> Vec<String> {
 
 /// A file system with a mount target in each zone, and the storage class that upstream's own sanity test uses.
 fn efs_args(ebbtide: &Ebbtide) -> Vec<String> {
+    efs_args_with(ebbtide, json!({}))
+}
+
+/// The same with further parameters of the storage class.
+fn efs_args_with(ebbtide: &Ebbtide, more: Value) -> Vec<String> {
     let created = ebbtide.aws(&["efs", "create-file-system"]);
     let id = created["FileSystemId"].as_str().expect("an id");
     let subnets = ebbtide.aws(&["ec2", "describe-subnets"]);
@@ -184,7 +192,8 @@ fn efs_args(ebbtide: &Ebbtide) -> Vec<String> {
         let targets = ebbtide.aws(&["efs", "describe-mount-targets", "--file-system-id", id]);
         targets["MountTargets"].as_array().is_some_and(|all| !all.is_empty() && all.iter().all(|one| one["LifeCycleState"] == "available"))
     });
-    let class = json!({"provisioningMode": "efs-ap", "fileSystemId": id, "directoryPerms": "777", "subPathPattern": "/foo"});
+    let mut class = json!({"provisioningMode": "efs-ap", "fileSystemId": id, "directoryPerms": "777", "subPathPattern": "/foo"});
+    class.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
     vec![format!("--parameters={}", parameters(ebbtide, "efs.yaml", &class.to_string()))]
 }
 
@@ -335,8 +344,7 @@ fn real_ebs_driver_that_batches() {
     real_ebs("true", EBS_BATCHING_KNOWN);
 }
 
-#[test]
-fn real_efs_driver() {
+fn real_efs(parameters: Value, known: &'static [(&'static str, &'static str)]) {
     const BINARY: &str = "EBBTIDE_TEST_EFS_DRIVER";
     if !given(BINARY) {
         return;
@@ -349,7 +357,18 @@ fn real_efs_driver() {
     let (endpoint, files) = (ebbtide.endpoint(), format!("--efs-utils-static-files-path={}", files.display()));
     let args = ["--endpoint=SOCKET", "--logtostderr", "--vol-metrics-opt-in=true", &files];
     let Some(driver) = RealDriver::start(&ebbtide, &node, BINARY, &args, &[("AWS_ENDPOINT_URL", &endpoint)]) else { return };
-    let under_test = driver.under_test(efs_args(&ebbtide), EFS_KNOWN);
-    sanity(&ebbtide, node["name"].as_str().expect("a name"), &under_test, "mount", 32 - EFS_KNOWN.len());
+    let under_test = driver.under_test(efs_args_with(&ebbtide, parameters), known);
+    sanity(&ebbtide, node["name"].as_str().expect("a name"), &under_test, "mount", 32 - known.len());
     nothing_left_in_efs(&ebbtide);
+}
+
+#[test]
+fn real_efs_driver() {
+    real_efs(json!({}), EFS_KNOWN);
+}
+
+/// The client token is then a hash of the claim's name, not the volume's name.
+#[test]
+fn real_efs_driver_that_reuses_access_points() {
+    real_efs(json!({"reuseAccessPoint": "true", "csi.storage.k8s.io/pvc/name": "claim"}), EFS_REUSE_KNOWN);
 }
