@@ -112,9 +112,11 @@ impl<'a> Sidecars<'a> {
 
 /// Complaints that the sidecars have on a real cluster as well: each tells of a race between them that they themselves settle.
 /// All parts of one must be in the line.
-const USUAL: [&[&str]; 8] = [
+const USUAL: [&[&str]; 9] = [
     // The attacher removes its finalizer by its position in the list, while provisioner and pv-protection remove theirs.
     &["csi_handler.go", "Failed to remove finalizer from PersistentVolume", "error in our request"],
+    // Or a second time, before the watch tells it of the first.
+    &["csi_handler.go", "Failed to remove finalizer from PersistentVolume", "not found"],
     // The provisioner looks once more at the volume that it just deleted, before the watch tells it.
     &["error syncing volume", "persistentvolumes", "not found"],
     // A claim goes while the provisioner has it in its queues.
