@@ -161,6 +161,10 @@ pub struct UpArgs {
     /// Serve the APIs only: no nodes, and attachments are records without a device.
     #[arg(long)]
     pub no_nodes: bool,
+    /// Start no nodes: the instances of the world are nodes of another Kubernetes, in each of which `ebbtide node --agent-only` makes
+    /// the devices.
+    #[arg(long, conflicts_with = "no_nodes")]
+    pub external_nodes: bool,
     #[arg(long = "controllers", help = controllers_help(), value_delimiter = ',', allow_hyphen_values = true)]
     #[arg(value_name = "-NAME,…", value_parser = controller_off)]
     pub controllers_off: Vec<String>,
@@ -241,9 +245,54 @@ pub struct RunArgs {
 }
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub struct NodeArgs {
     #[command(subcommand)]
-    pub command: NodeCommand,
+    pub command: Option<NodeCommand>,
+    #[command(flatten)]
+    pub agent: AgentArgs,
+}
+
+/// The agent in a node of another Kubernetes (kind, k3d, a kubelet of your own), as a process or a privileged DaemonSet.
+///
+/// It needs, in that node: root, the node's /dev, the PID namespace of its kubelet (hostPID), the endpoint's data directory at the same
+/// path, and for EFS the directory of --efs-socket, shared with the pods in which `mount.efs` runs.
+#[derive(Args)]
+pub struct AgentArgs {
+    /// Be the agent of the node that this runs in: claim its instance from an `ebbtide up --external-nodes`, make and remove its devices,
+    /// serve EFS mounts. On SIGTERM what is not in use is taken away again.
+    #[arg(long)]
+    pub agent_only: bool,
+    /// The AWS endpoint.
+    #[arg(long, env = "AWS_ENDPOINT_URL", value_name = "URL", default_value = "http://127.0.0.1:4566")]
+    pub endpoint: String,
+    /// The instance that this node is. Without it the providerID of the Kubernetes Node tells it (aws:///ZONE/INSTANCE).
+    #[arg(long, env = "EBBTIDE_INSTANCE_ID", value_name = "i-…", conflicts_with = "node_name")]
+    pub instance_id: Option<String>,
+    /// The name of the Kubernetes Node that this is; a DaemonSet sets NODE_NAME from spec.nodeName.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// How to reach the Kubernetes API, which is asked for the Node; without it by the pod's service account (get on nodes).
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Where this node's devices are to appear.
+    #[arg(long, value_name = "DIR", default_value = "/dev")]
+    pub dev: PathBuf,
+    /// Where the endpoint's data directory is found here, if it is not at the same path.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where `mount.efs` finds the EFS server; `mount.efs` looks here too, or at EBBTIDE_EFS_SOCKET.
+    #[arg(long, value_name = "PATH", default_value = emulator_node::config::inside::EFS_SOCKET)]
+    pub efs_socket: PathBuf,
+    /// Serve the instance's metadata at this address, 169.254.169.254:80 as on EC2 (added to the link `lo` if the node has not got it).
+    #[arg(long, value_name = "ADDR")]
+    pub metadata: Option<SocketAddr>,
+    /// Serve the built-in drivers' node services too, in DIR/<driver>/csi.sock: /var/lib/kubelet/plugins. A registrar tells the kubelet.
+    #[arg(long, value_name = "DIR")]
+    pub plugins: Option<PathBuf>,
+    /// The first number of a loop device that may be taken, 1000 at least.
+    #[arg(long, value_name = "N", default_value_t = emulator_node::config::first_loop(), value_parser = clap::value_parser!(u32).range(1000..))]
+    pub first_loop: u32,
 }
 
 #[derive(Subcommand)]

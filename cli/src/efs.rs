@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use emulator_node::NodeConfig;
-use emulator_node::config::inside;
 use fuse_fs::daemon::{Export, Stop};
 use fuse_fs::fs::{CreationInfo, Identity};
 use fuse_fs::protocol::{MountAsk, Refusal, RefusalKind};
@@ -41,7 +40,7 @@ pub fn serve(config: &NodeConfig, stop: CancellationToken) {
         });
         receiver.recv().unwrap_or_else(|_| Err(failed("the node is stopping")))
     });
-    if let Err(error) = fuse_fs::daemon::serve(std::path::Path::new(inside::EFS_SOCKET), resolver, stopper) {
+    if let Err(error) = fuse_fs::daemon::serve(&config.efs_socket, resolver, stopper) {
         tracing::error!("the EFS server ended: {error}");
     }
     let _ = driver.join();

@@ -1,6 +1,7 @@
 //! The `ebbtide` command. One multi-call binary: called as `mount.efs` it is EFS's mount helper, and the hidden subcommands are
 //! what it runs inside a node.
 
+mod agent;
 mod args;
 mod demo;
 mod doctor;

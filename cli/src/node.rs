@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use emulator_common::places::Places;
 use emulator_node::NodeConfig;
-use emulator_node::config::MetadataEndpoints;
+use emulator_node::config::{MetadataEndpoints, first_loop, inside};
 use model_aws::world::Node;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -85,7 +85,8 @@ impl Supervisor {
                 metadata: crate::metadata::endpoints(places, &node.instance_id),
                 data: places.data().to_owned(),
                 drivers_off: drivers_off.clone(),
-                first_loop: 1000,
+                first_loop: first_loop(),
+                efs_socket: inside::EFS_SOCKET.into(),
             };
             tokio::spawn(keep(config, starts.clone(), stop.clone()));
         }
@@ -225,7 +226,8 @@ pub fn clean(places: &Places) {
 }
 
 pub fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
-    match args.command {
+    let Some(command) = args.command else { return crate::agent::agent(args.agent) };
+    match command {
         NodeCommand::Ls(data) => ls(&data),
         NodeCommand::Exec { data, node, command } => {
             let status = emulator_node::exec(&data.places()?, &node, &command)?;

@@ -20,7 +20,7 @@ fn filter(text: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseErro
 pub fn start_log(cli: &Cli) {
     let default = match &cli.command {
         Command::Up(_) => "info",
-        Command::Node(node) if matches!(node.command, NodeCommand::Run { .. }) => "info",
+        Command::Node(node) if matches!(node.command, Some(NodeCommand::Run { .. })) => "info",
         _ => "warn",
     };
     let asked = cli.log.as_deref().unwrap_or(default);

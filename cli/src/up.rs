@@ -149,7 +149,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
             "not root: the APIs work, but there are no nodes, no block devices and no mounts; start with sudo for the full product"
         );
     }
-    let with_nodes = root && !args.no_nodes;
+    let with_nodes = root && !args.no_nodes && !args.external_nodes;
     if (!args.listen.ip().is_loopback() || !args.kube_listen.ip().is_loopback()) && args.auth != Auth::Verify {
         bail!("an address that is not loopback needs --auth verify: whoever reaches it commands root on this machine");
     }

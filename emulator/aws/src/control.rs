@@ -89,7 +89,8 @@ async fn info(server: &Server) -> Response {
         "devices": ctx.world.devices,
         "nodes": ctx.world.nodes().into_iter().map(|node| {
             let connected = agents.contains(&node.instance_id);
-            json!({"name": node.name, "instanceId": node.instance_id, "zone": node.zone, "connected": connected})
+            json!({"name": node.name, "instanceId": node.instance_id, "zone": node.zone, "instanceType": node.instance_type,
+                "privateIp": node.private_ip, "connected": connected})
         }).collect::<Vec<_>>(),
     }))
     .into_response()

@@ -139,12 +139,14 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 
     let stopping = CancellationToken::new();
     let key = ctx.places.metadata().join("key");
-    let imds = imds::serve(metadata, &ctx, &auth, &key, &stopping).map_err(io("serve the instances' metadata"))?;
+    let common = imds::Common::new(&ctx, &auth, &key, &stopping).map_err(io("keep the secret of the metadata services"))?;
+    let imds = imds::serve(metadata, &common).map_err(io("serve the instances' metadata"))?;
     let server = Arc::new(Server {
         ctx: ctx.clone(),
         metrics: metrics::Metrics::default(),
         guard: guard::Guard::new(addr, &hosts),
         auth,
+        metadata: common,
         stopping: stopping.clone(),
         resetting: tokio::sync::Mutex::new(()),
     });

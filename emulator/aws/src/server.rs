@@ -26,7 +26,7 @@ use crate::guard::Guard;
 use crate::kms::KmsError;
 use crate::metrics::Metrics;
 use crate::query::Params;
-use crate::{control, ec2, efs, kms, pods, sts, xml};
+use crate::{control, ec2, efs, imds, kms, pods, sts, xml};
 
 /// Largest body of a request.
 const MAX_BODY: usize = 1 << 20;
@@ -40,6 +40,7 @@ pub struct Server {
     pub metrics: Metrics,
     pub guard: Guard,
     pub auth: Auth,
+    pub metadata: imds::Common,
     pub stopping: CancellationToken,
     /// One reset at a time.
     pub resetting: tokio::sync::Mutex<()>,
@@ -141,6 +142,14 @@ async fn answer(server: &Arc<Server>, service: &mut Service, mut parts: Parts, b
             return deny(*service, &denied);
         }
         return control::agent(server.ctx.clone(), Request::from_parts(parts, body)).await;
+    }
+    if parts.uri.path().starts_with(imds::PATH) {
+        if let Err(denied) = server.check_control(&parts, b"") {
+            return deny(*service, &denied);
+        }
+        let path = parts.uri.path().to_owned();
+        let relayed = server.metadata.relayed(parts).await;
+        return relayed.unwrap_or_else(|| control::refuse(StatusCode::NOT_FOUND, format!("there is no {path}")));
     }
     if parts.uri.path() == pods::PATH {
         return pods::credentials(&server.ctx, &server.auth, &parts, now());

@@ -38,6 +38,9 @@ pub struct NodeConfig {
     /// The first loop device number that may be taken.
     #[serde(default = "first_loop")]
     pub first_loop: u32,
+    /// Where the EFS server listens for `mount.efs`, as the node sees it.
+    #[serde(default = "efs_socket")]
+    pub efs_socket: PathBuf,
 }
 
 /// The addresses of an instance's metadata service, `http://127.0.0.1:…`: on EC2 both are http://169.254.169.254.
@@ -53,8 +56,13 @@ pub struct MetadataEndpoints {
 /// The variable by which the SDKs find the metadata service.
 pub const METADATA_VARIABLE: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
 
-fn first_loop() -> u32 {
+/// Others' loop devices have lower numbers.
+pub fn first_loop() -> u32 {
     1000
+}
+
+fn efs_socket() -> PathBuf {
+    inside::EFS_SOCKET.into()
 }
 
 impl NodeConfig {

@@ -2,10 +2,12 @@
 //!
 //! - [`host`]: start, find, stop and enter a node; what its first process does.
 //! - [`agent`], [`devices`], [`loops`]: the hypervisor's hand in the node: block devices come and go as the AWS side says.
+//! - [`alone`]: the agent in a node of another Kubernetes.
 //! - [`drivers`]: the built-in CSI drivers, controller and node services.
 //! - [`kubelet`]: the node's pods and their volumes; [`pods`]: containers as processes.
 
 pub mod agent;
+pub mod alone;
 pub mod config;
 pub mod devices;
 pub mod drivers;

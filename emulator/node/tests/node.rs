@@ -44,6 +44,7 @@ impl Data {
             data: dir.path().into(),
             drivers_off: Default::default(),
             first_loop: 3000,
+            efs_socket: emulator_node::config::inside::EFS_SOCKET.into(),
         };
         Some(Self { dir, config })
     }

@@ -46,51 +46,72 @@ enum Distance {
     Pod = 2,
 }
 
-/// What one listener serves.
-struct Service {
+/// Where the endpoint itself answers for the metadata services, for agents in nodes that do not reach the listeners:
+/// `/_ebbtide/imds/INSTANCE/node|pods/…`, the path of the service below.
+pub const PATH: &str = "/_ebbtide/imds/";
+
+/// What all services need.
+#[derive(Clone)]
+pub struct Common {
     ctx: Arc<Ctx>,
     auth: Auth,
     tokens: Tokens,
-    instance_id: String,
-    distance: Distance,
-    guard: Guard,
     stopping: CancellationToken,
 }
 
-/// Serves all listeners until `stopping`. `key` is the file of the secret behind the tokens, made when it is not there: tokens
-/// outlive a restart, as on EC2.
-pub fn serve(
-    listeners: Vec<Listeners>,
-    ctx: &Arc<Ctx>,
-    auth: &Auth,
-    key: &Path,
-    stopping: &CancellationToken,
-) -> std::io::Result<Vec<tokio::task::JoinHandle<()>>> {
-    let tokens = Tokens::open(key)?;
+/// The service of one instance, as one kind of client sees it.
+struct Service {
+    common: Common,
+    instance_id: String,
+    distance: Distance,
+}
+
+impl Common {
+    /// `key` is the file of the secret behind the tokens, made when it is not there: tokens outlive a restart, as on EC2.
+    pub fn new(ctx: &Arc<Ctx>, auth: &Auth, key: &Path, stopping: &CancellationToken) -> std::io::Result<Self> {
+        Ok(Self { ctx: ctx.clone(), auth: auth.clone(), tokens: Tokens::open(key)?, stopping: stopping.clone() })
+    }
+
+    /// Answers what an agent passes on. None: the path is not of this form.
+    pub async fn relayed(&self, mut parts: Parts) -> Option<Response> {
+        let (instance_id, rest) = parts.uri.path().strip_prefix(PATH)?.split_once('/')?;
+        let (distance, path) = rest.split_at_checked(rest.find('/')?)?;
+        let distance = match distance {
+            "node" => Distance::Node,
+            "pods" => Distance::Pod,
+            _ => return None,
+        };
+        let service = Service { common: self.clone(), instance_id: instance_id.to_owned(), distance };
+        parts.uri = path.parse().ok()?;
+        Some(service.serve(parts).await)
+    }
+}
+
+/// Serves all listeners until the endpoint stops.
+pub fn serve(listeners: Vec<Listeners>, common: &Common) -> std::io::Result<Vec<tokio::task::JoinHandle<()>>> {
     let mut serving = Vec::new();
     for Listeners { instance_id, node, pods } in listeners {
         for (listener, distance) in [(node, Distance::Node), (pods, Distance::Pod)] {
             let addr: SocketAddr = listener.local_addr()?;
             listener.set_nonblocking(true)?;
-            let service = Arc::new(Service {
-                ctx: ctx.clone(),
-                auth: auth.clone(),
-                tokens: tokens.clone(),
-                instance_id: instance_id.clone(),
-                distance,
-                guard: Guard::new(addr, &[]),
-                stopping: stopping.clone(),
-            });
+            let guard = Arc::new(Guard::new(addr, &[]));
+            let service = Arc::new(Service { common: common.clone(), instance_id: instance_id.clone(), distance });
             let listener = crate::server::Listener {
                 tcp: tokio::net::TcpListener::from_std(listener)?,
                 permits: Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS)),
             };
             let router = Router::new().fallback(move |request: Request| {
-                let service = service.clone();
-                async move { service.serve(request).await }
+                let (service, guard) = (service.clone(), guard.clone());
+                async move {
+                    let (parts, _) = request.into_parts();
+                    match guard.check(&parts.uri, &parts.headers) {
+                        Ok(()) => service.serve(parts).await,
+                        Err(_) => page::error(StatusCode::FORBIDDEN),
+                    }
+                }
             });
             let router = router.into_make_service_with_connect_info::<crate::server::Peer>();
-            let stop = stopping.clone();
+            let stop = common.stopping.clone();
             serving.push(tokio::spawn(async move {
                 // `axum::serve` ends only by the shutdown; its error type is never made.
                 let _ = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
@@ -102,16 +123,12 @@ pub fn serve(
 
 impl Service {
     /// Answers, unless a fault of the table forbids it: then late, with an error's page, or not at all.
-    async fn serve(&self, request: Request) -> Response {
-        let (parts, _) = request.into_parts();
-        if self.guard.check(&parts.uri, &parts.headers).is_err() {
-            return page::error(StatusCode::FORBIDDEN);
-        }
+    async fn serve(&self, parts: Parts) -> Response {
         // Below the version: `meta-data/instance-id`.
         let operation = parts.uri.path().trim_matches('/').split_once('/').map_or("", |(_, rest)| rest);
         let names = serde_json::json!([self.instance_id]).to_string();
         let asked = Asked { service: "imds", operation, parts: &parts, form: "", json: names.as_bytes() };
-        match faults::meet(&self.ctx, &asked).await {
+        match faults::meet(&self.common.ctx, &asked).await {
             Ok(gate) => {
                 let response = self.answer(&parts).await;
                 gate.carried_out();
@@ -123,7 +140,8 @@ impl Service {
 
     async fn answer(&self, parts: &Parts) -> Response {
         let (method, path, headers) = (&parts.method, parts.uri.path(), &parts.headers);
-        let options = self.ctx.engine.read(|aws| aws.ec2.instance(&self.instance_id).map(|instance| instance.metadata.applied)).await;
+        let options =
+            self.common.ctx.engine.read(|aws| aws.ec2.instance(&self.instance_id).map(|instance| instance.metadata.applied)).await;
         // An instance that the world has no longer has no service; one whose service is off refuses everything.
         let Some(options) = options.filter(|options| options.endpoint) else { return page::error(StatusCode::FORBIDDEN) };
         if path == "/latest/api/token" {
@@ -137,8 +155,8 @@ impl Service {
             Err(status) => return page::error(status),
         };
         let found = {
-            let auth = &self.auth;
-            self.ctx.engine.read(|aws| tree::find(aws, auth, &self.instance_id, path, now())).await
+            let auth = &self.common.auth;
+            self.common.ctx.engine.read(|aws| tree::find(aws, auth, &self.instance_id, path, now())).await
         };
         match found {
             Some(text) => page::ok(text, left),
@@ -150,7 +168,7 @@ impl Service {
     fn check(&self, headers: &HeaderMap, options: MetadataOptions) -> Result<Option<u32>, StatusCode> {
         match headers.get(token::TOKEN).map(|value| value.to_str().unwrap_or_default()) {
             // A wrong token is refused also where none is asked for.
-            Some(given) => self.tokens.check(&self.instance_id, given, now()).map(Some).ok_or(StatusCode::UNAUTHORIZED),
+            Some(given) => self.common.tokens.check(&self.instance_id, given, now()).map(Some).ok_or(StatusCode::UNAUTHORIZED),
             None if options.tokens_required => Err(StatusCode::UNAUTHORIZED),
             None => Ok(None),
         }
@@ -166,11 +184,11 @@ impl Service {
         }
         if options.hop_limit < self.distance as u8 {
             // The answer is dropped on its way; a client sees nothing but its own timeout.
-            self.stopping.cancelled().await;
+            self.common.stopping.cancelled().await;
             return page::error(StatusCode::SERVICE_UNAVAILABLE);
         }
         match token::seconds(headers) {
-            Some(seconds) => page::ok(self.tokens.issue(&self.instance_id, seconds, now()), Some(seconds)),
+            Some(seconds) => page::ok(self.common.tokens.issue(&self.instance_id, seconds, now()), Some(seconds)),
             None => page::error(StatusCode::BAD_REQUEST),
         }
     }

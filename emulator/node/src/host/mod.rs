@@ -28,7 +28,7 @@ pub use spawn::{NodeProcess, spawn, stop};
 /// What the node process runs for others, so that this crate need not know them.
 #[derive(Default)]
 pub struct NodeHooks {
-    /// Serves EFS mounts on [`crate::config::inside::EFS_SOCKET`] until the token is cancelled; called on a thread of its own.
+    /// Serves EFS mounts on the configuration's `efs_socket` until the token is cancelled; called on a thread of its own.
     pub efs: Option<EfsHook>,
 }
 
