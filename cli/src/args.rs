@@ -39,6 +39,8 @@ pub enum Command {
     Node(NodeArgs),
     /// Make trouble: throttled, lost and late API calls, stuck attachments, devices that come late, nodes out of reach.
     Fault(crate::fault::FaultArgs),
+    /// A kind cluster, or any other, with the unmodified drivers of AWS on ebbtide's volumes and file systems.
+    Kind(crate::kind::KindArgs),
     CsiRegistrar(crate::registrar::RegistrarArgs),
     /// Print a completion script for a shell.
     Completion { shell: clap_complete::Shell },

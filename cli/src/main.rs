@@ -8,6 +8,7 @@ mod doctor;
 mod efs;
 mod env;
 mod fault;
+mod kind;
 mod metadata;
 mod node;
 mod output;
@@ -70,6 +71,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Node(args) => node::node(args),
         Command::Fault(args) => fault::fault(&args),
+        Command::Kind(args) => kind::kind(&args),
         Command::CsiRegistrar(args) => registrar::run(&args),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "ebbtide", &mut std::io::stdout());
