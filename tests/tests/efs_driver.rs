@@ -2,6 +2,8 @@
 //! binary `EBBTIDE_TEST_EFS_DRIVER` gives. The calls are those of csi-provisioner and the kubelet, to the driver's own socket; the mounts
 //! are made by `mount.efs` in the node.
 
+#[path = "efs_driver/fargate.rs"]
+mod fargate;
 #[path = "efs_driver/network.rs"]
 mod network;
 #[path = "efs_driver/options.rs"]
@@ -59,4 +61,12 @@ fn a_writer_survives_20_restarts_of_the_real_driver() {
 #[test]
 fn f13_the_real_driver_deletes_the_root_directory() {
     real_with(&["--delete-access-point-root-dir=true"], volumes::f13_root_directory_deleted);
+}
+
+/// No driver's controller, as nothing is installed there; the node's own plugin is the built-in one.
+#[test]
+fn f12_fargate_has_static_volumes_only() {
+    if root() {
+        fargate::static_volumes_only(&Ebbtide::up(&["--controllers=-provisioner"]));
+    }
 }

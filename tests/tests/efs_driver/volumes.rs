@@ -6,7 +6,7 @@ use ebbtide_tests::{text, wait_for};
 use model_common::csi::Code;
 use serde_json::Value;
 
-use super::running::{Driver, Publish, file_system, mount_failed, target_path};
+use super::running::{BINARY, Driver, Publish, file_system, mount_failed, target_path};
 
 /// F01: data outlives the publication, and a static mount target address makes no difference.
 pub fn f01_static(driver: &Driver<'_>) {
@@ -162,9 +162,11 @@ pub fn f06_path(driver: &Driver<'_>) {
     assert_eq!(driver.run(0, &format!("cat {target}/file")), "inner\n");
 }
 
-/// Whom `mount.efs` takes for the init system: the first process where the driver runs.
-fn driver_name(driver: &Driver<'_>) -> &'static str {
-    if driver.is_real() { "driver" } else { "ebbtide" }
+/// Whom `mount.efs` takes for the init system: the first process where the driver runs, by as much of its name as the kernel keeps.
+fn driver_name(driver: &Driver<'_>) -> String {
+    let binary = std::env::var_os(BINARY).filter(|_| driver.is_real()).map(std::fs::canonicalize);
+    let binary = binary.map_or_else(|| "ebbtide".into(), |binary| binary.expect("the driver's binary"));
+    binary.file_name().expect("a name").to_string_lossy().chars().take(15).collect()
 }
 
 /// The driver asks `mount.efs` again and again; that it mounts once is the helper's doing.
