@@ -197,6 +197,10 @@ fn what_is_wrong_is_said_and_nothing_is_applied() {
     let nosuch = kind.refused(&["--context", "nosuch"]);
     assert!(nosuch.contains("`kubectl --context nosuch get nodes -o json` failed"), "{nosuch}");
 
+    // The agent does not sign; here only signed requests pass. It would be waited for in vain.
+    let waiting = kind.ebbtide.ebbtide(&["kind", "install", "--drivers", "none", "--timeout", "5", "--endpoint", &kind.endpoint]);
+    assert!(!waiting.status.success() && text(&waiting).contains("does not sign its own"), "{}", text(&waiting));
+
     // An instance that the world has not got, beside those that it has.
     let labels = json!({"node.kubernetes.io/instance-type": "m5.large", "topology.kubernetes.io/region": "us-east-1",
         "topology.kubernetes.io/zone": "us-east-1a"});
