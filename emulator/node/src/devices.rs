@@ -26,7 +26,10 @@ const FITHAW: libc::c_ulong = 0xC004_5878;
 #[derive(Debug)]
 struct Frozen {
     dir: File,
+    /// When it was frozen last.
     since: Instant,
+    /// Who wants it frozen: copies of one volume may run at the same time, and the last one thaws.
+    holders: u32,
 }
 
 /// The devices of one node.
@@ -163,10 +166,15 @@ impl Devices {
         Ok(())
     }
 
-    /// Flushes a device, and freezes the file system on it if it is mounted here.
+    /// Flushes a device, and freezes the file system on it if it is mounted here. Each freeze wants a thaw of its own.
     pub fn freeze(&self, volume_id: &str) -> Result<(), DeviceError> {
         let raised = self.raised(volume_id, "freezing")?;
         let mut frozen = self.lock();
+        if let Some(held) = frozen.get_mut(volume_id) {
+            held.holders += 1;
+            held.since = Instant::now();
+            return Ok(());
+        }
         let Some(point) = mounts::mount_point(raised.major, raised.minor) else {
             let node = self.node_of(&self.by_id(volume_id)?);
             let node = node.ok_or_else(|| failed("flushing")(std::io::Error::from_raw_os_error(libc::ENODEV)))?;
@@ -175,22 +183,30 @@ impl Devices {
         let dir = File::open(&point).map_err(failed(format!("opening {}", point.display())))?;
         match fs_ioctl(&dir, FIFREEZE) {
             Ok(()) => {}
-            // Frozen already: the point in time stands.
+            // Somebody else froze it: the point in time stands.
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
             Err(error) => return Err(failed(format!("freezing {}", point.display()))(error)),
         }
-        frozen.insert(volume_id.to_owned(), Frozen { dir, since: Instant::now() });
+        frozen.insert(volume_id.to_owned(), Frozen { dir, since: Instant::now(), holders: 1 });
         Ok(())
     }
 
     /// Ends a freeze that has lasted `limit` or longer; a later one of the same volume goes on.
     pub fn thaw_old(&self, volume_id: &str, limit: Duration) -> Result<(), DeviceError> {
         let old = self.lock().get(volume_id).is_some_and(|frozen| frozen.since.elapsed() >= limit);
-        if old { self.thaw(volume_id) } else { Ok(()) }
+        if old { self.thaw_now(volume_id) } else { Ok(()) }
     }
 
-    /// Ends a freeze.
+    /// Ends one freeze; the file system thaws with the last.
     pub fn thaw(&self, volume_id: &str) -> Result<(), DeviceError> {
+        if let Some(held) = self.lock().get_mut(volume_id).filter(|held| held.holders > 1) {
+            held.holders -= 1;
+            return Ok(());
+        }
+        self.thaw_now(volume_id)
+    }
+
+    fn thaw_now(&self, volume_id: &str) -> Result<(), DeviceError> {
         let Some(Frozen { dir, .. }) = self.lock().remove(volume_id) else { return Ok(()) };
         match fs_ioctl(&dir, FITHAW) {
             // Not frozen: somebody else ended it.
@@ -203,7 +219,7 @@ impl Devices {
     pub fn thaw_all(&self) {
         let volumes: Vec<String> = self.lock().keys().cloned().collect();
         for volume in volumes {
-            if let Err(error) = self.thaw(&volume) {
+            if let Err(error) = self.thaw_now(&volume) {
                 tracing::warn!(volume, %error, "a file system stays frozen");
             }
         }

@@ -104,6 +104,9 @@ fn a_volume_is_attached_formatted_busy_grown_and_detached() {
     host.devices.freeze(&volume.volume_id).unwrap();
     host.devices.freeze(&volume.volume_id).unwrap();
     host.devices.thaw(&volume.volume_id).unwrap();
+    // The other freeze holds: it cannot be frozen anew.
+    let again = Command::new("fsfreeze").arg("--freeze").arg(&point).output().unwrap();
+    assert!(String::from_utf8_lossy(&again.stderr).contains("busy"), "{again:?}");
     host.devices.thaw(&volume.volume_id).unwrap();
     std::fs::write(point.join("after"), "thawed").unwrap();
 

@@ -105,16 +105,18 @@ async fn call(ctx: &Ctx, instance: &InstanceId, message: impl FnOnce(u64) -> ToA
 /// Copies a volume's file while the file systems on its devices are flushed and stand still, so that the copy is a point in
 /// time. Where the file system can share blocks that is a moment; else it is as long as the copy.
 async fn frozen_copy(ctx: &Ctx, volume_id: &str, holders: &[InstanceId], from: PathBuf, to: PathBuf, bytes: u64) -> Result<(), Failure> {
+    let mut frozen = Vec::new();
     for instance in holders {
         let volume_id = volume_id.to_owned();
         // A device without a mounted file system cannot be frozen, and an agent that is away cannot be asked. EBS does not
         // freeze at all: the copy then is what a crash would have left.
-        if let Err(failure) = call(ctx, instance, |call| ToAgent::Freeze { call, volume_id }).await {
-            tracing::info!(%instance, ?failure, "copying without a freeze");
+        match call(ctx, instance, |call| ToAgent::Freeze { call, volume_id }).await {
+            Ok(()) => frozen.push(instance),
+            Err(failure) => tracing::info!(%instance, ?failure, "copying without a freeze"),
         }
     }
     let copied = blocking(move || blocks::make_copy(&from, &to, bytes)).await;
-    for instance in holders {
+    for instance in frozen {
         let volume_id = volume_id.to_owned();
         if let Err(failure) = call(ctx, instance, |call| ToAgent::Thaw { call, volume_id }).await {
             tracing::warn!(%instance, ?failure, "cannot thaw");
