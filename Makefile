@@ -3,7 +3,7 @@ SHELL := /bin/bash
 TOOLS := $(CURDIR)/target/tools/bin
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test test-sidecars bench build check fmt clean-tools
+.PHONY: demo test test-sidecars test-kubernetes bench build check fmt clean-tools
 
 # Installs what is missing, builds, and runs the workshop's four exercises on real devices.
 demo:
@@ -22,6 +22,13 @@ test-sidecars:
 	@scripts/setup sidecars
 	cargo build -q -p ebbtide
 	EBBTIDE_BIN=$(CURDIR)/target/debug/ebbtide cargo test -p ebbtide-tests --test sidecars
+
+# A real Kubernetes beside a real EBS driver (EBBTIDE_TEST_EBS_DRIVER, and EBBTIDE_TEST_EFS_DRIVER for EFS). It says what this machine
+# has not got; scripts/kubernetes/build.sh makes most of it, which takes half an hour of CPU the first time.
+test-kubernetes:
+	cargo build -q -p ebbtide
+	EBBTIDE_KUBERNETES=$(CURDIR)/target/kubernetes EBBTIDE_BIN=$(CURDIR)/target/debug/ebbtide \
+		cargo test -p ebbtide-tests --test kubernetes -- --nocapture
 
 check:
 	@scripts/setup test
