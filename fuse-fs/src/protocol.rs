@@ -102,7 +102,11 @@ pub fn receive<M: for<'de> Deserialize<'de>>(stream: &UnixStream) -> io::Result<
         let mut chunk = [0; 4096];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let got = rustix::net::recvmsg(stream, &mut [io::IoSliceMut::new(&mut chunk)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let got = match rustix::net::recvmsg(stream, &mut [io::IoSliceMut::new(&mut chunk)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            // A receive with a time limit is interrupted by every signal, also by the end of a process that the node inherited.
+            Err(rustix::io::Errno::INTR) => continue,
+            got => got?,
+        };
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(mut fds) = message {
                 descriptor = fds.next().or(descriptor);

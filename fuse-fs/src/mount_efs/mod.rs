@@ -292,7 +292,11 @@ impl Helper<'_> {
         };
         protocol::send(&stream, &Request { ask, view: self.options.view() }, None).map_err(no_server)?;
         match protocol::receive::<Answer>(&stream).map_err(no_server)? {
-            (Answer::Mounted { minor }, Some(mount)) => Ok(Ok((mount, minor))),
+            (Answer::Mounted { minor }, Some(mount)) => {
+                // The server has closed its own descriptor of the mount when it hangs up; until then the mount is busy.
+                let _ = std::io::Read::read(&mut &stream, &mut [0]);
+                Ok(Ok((mount, minor)))
+            }
             (Answer::Mounted { .. }, None) => Err(no_server(std::io::Error::other("the answer has no mount"))),
             (Answer::Refused(refusal), _) => Ok(Err(refusal)),
         }
