@@ -43,7 +43,9 @@ pub enum Command {
     Kind(crate::kind::KindArgs),
     CsiRegistrar(crate::registrar::RegistrarArgs),
     /// Print a completion script for a shell.
-    Completion { shell: clap_complete::Shell },
+    Completion {
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

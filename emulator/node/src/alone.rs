@@ -136,17 +136,17 @@ async fn serve(
         }
     };
     tokio::pin!(efs_ended);
-    let result = tokio::select! {
-        ended = agent => ended.map_err(AloneError::Refused),
-        () = &mut efs_ended, if !parts.is_cancelled() => match stop.is_cancelled() {
-            true => Ok(()),
-            false => Err(AloneError::Ended("EFS server")),
+    let (result, efs_ends) = tokio::select! {
+        ended = agent => (ended.map_err(AloneError::Refused), Some(efs_ended)),
+        () = &mut efs_ended => match stop.is_cancelled() {
+            true => (Ok(()), None),
+            false => (Err(AloneError::Ended("EFS server")), None),
         },
     };
     parts.cancel();
     let rest = async {
-        if !result.as_ref().is_err_and(|error| matches!(error, AloneError::Ended(_))) {
-            efs_ended.await;
+        if let Some(efs) = efs_ends {
+            efs.await;
         }
         for plugin in plugins {
             let _ = plugin.await;
