@@ -112,6 +112,23 @@ async fn tokens_are_asked_for_given_and_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_endpoint_answers_what_agents_pass_on() {
+    let bench = bench().await;
+    let base = |distance: &str| format!("http://{}{PATH}{}/{distance}", bench.running.addr, bench.instance);
+    let token = bench.token(&base("node")).await;
+    let id = "/latest/meta-data/instance-id";
+    let with = [(token::TOKEN, token.as_str())];
+    assert_eq!(bench.send(Method::GET, &base("pods"), id, &with).await, (200, bench.instance.clone()));
+    assert_eq!(bench.send(Method::GET, &base("node"), id, &[]).await.0, 401);
+    assert_eq!(bench.send(Method::GET, &base("elsewhere"), id, &with).await.0, 404);
+    bench.modify(MetadataChange { hop_limit: Some(1), ..Default::default() }).await;
+    let put = bench.client.put(format!("{}/latest/api/token", base("pods"))).header("x-aws-ec2-metadata-token-ttl-seconds", "60");
+    assert!(put.timeout(Duration::from_millis(300)).send().await.unwrap_err().is_timeout(), "pods are two hops away");
+    bench.token(&base("node")).await;
+    bench.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_mode_refuses_as_it_does_on_ec2() {
     let bench = bench().await;
     let id = "/latest/meta-data/instance-id";
