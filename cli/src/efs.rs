@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use emulator_common::sigv4::{self, Signable, Signer};
 use emulator_node::NodeConfig;
 use fuse_fs::daemon::{Export, Stop};
 use fuse_fs::fs::{CreationInfo, Identity};
@@ -31,12 +32,12 @@ pub fn serve(config: &NodeConfig, stop: CancellationToken) {
     });
     let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).no_proxy().build().unwrap_or_default();
     let url = format!("{}/_ebbtide/efs/mount", config.aws_endpoint);
-    let instance_id = config.instance_id.clone();
+    let (signer, instance_id) = (Signer::from_env(), config.instance_id.clone());
     let resolver = Box::new(move |ask: MountAsk| {
-        let (client, url, ask) = (client.clone(), url.clone(), mount(ask, &instance_id));
+        let (client, signer, url, ask) = (client.clone(), signer.clone(), url.clone(), mount(ask, &instance_id));
         let (sender, receiver) = std::sync::mpsc::channel();
         handle.spawn(async move {
-            let _ = sender.send(resolve(&client, &url, &ask).await);
+            let _ = sender.send(resolve(&client, &signer, &url, &ask).await);
         });
         receiver.recv().unwrap_or_else(|_| Err(failed("the node is stopping")))
     });
@@ -63,10 +64,18 @@ fn failed(message: impl Into<String>) -> Refusal {
     Refusal { kind: RefusalKind::Failed, message: message.into() }
 }
 
-async fn resolve(client: &reqwest::Client, url: &str, ask: &EfsMount) -> Result<Export, Refusal> {
+async fn resolve(client: &reqwest::Client, signer: &Signer, url: &str, ask: &EfsMount) -> Result<Export, Refusal> {
     // An ebbtide that is away is a server that does not answer: mount.efs tries again.
     let away = |error: reqwest::Error| Refusal { kind: RefusalKind::Unreachable, message: format!("Connection to {url} failed: {error}") };
-    let response = client.post(url).json(ask).send().await.map_err(away)?;
+    let body = serde_json::to_vec(ask).map_err(|error| failed(error.to_string()))?;
+    let (host, content_type) = (sigv4::host(url), "application/json");
+    let path = url.split_once(host).map_or("/", |(_, path)| path);
+    let signable = Signable { service: "ebbtide", method: "POST", host, path, query: "", content_type: Some(content_type), body: &body };
+    let mut request = client.post(url).header("content-type", content_type);
+    for (name, value) in signer.sign(&signable, jiff::Timestamp::now()) {
+        request = request.header(name, value);
+    }
+    let response = request.body(body).send().await.map_err(away)?;
     if response.status().is_success() {
         let export: EfsExport = response.json().await.map_err(away)?;
         return Ok(Export {

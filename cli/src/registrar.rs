@@ -15,6 +15,9 @@ use crate::up::Signals;
 
 /// Register a CSI driver with the kubelet of the node that this runs in, until it is stopped.
 ///
+/// For nodes of ebbtide. On another Kubernetes use node-driver-registrar: a kubelet of client-go names the socket in a way (`:authority`)
+/// that gRPC servers in Rust refuse.
+///
 /// Run it in the node, beside the driver's node service: ebbtide node exec NODE -- ebbtide csi-registrar --csi-address SOCKET. The
 /// built-in driver of this name has to be switched off: ebbtide up --drivers=-ebs.csi.aws.com.
 #[derive(Args)]

@@ -3,7 +3,6 @@
 mod aws;
 mod kubernetes;
 mod query;
-mod sign;
 mod xml;
 
 use std::collections::BTreeSet;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ebbtide_tests::{Ebbtide, program, root, text, wait_for};
+use ebbtide_tests::{Ebbtide, address, program, root, text, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(15);
 
@@ -13,10 +13,10 @@ const LIMIT: Duration = Duration::from_secs(15);
 struct Agent(Child);
 
 impl Agent {
-    fn start(ebbtide: &Ebbtide, dev: &Path, instance: &str, metadata: &str) -> Self {
+    fn start(ebbtide: &Ebbtide, endpoint: &str, dev: &Path, instance: &str, metadata: &str) -> Self {
         let log = std::fs::File::create(ebbtide.dir().join("agent.log")).expect("a log file");
         let mut command = Command::new(program());
-        command.args(["node", "--agent-only", "--endpoint", &ebbtide.endpoint(), "--instance-id", instance, "--metadata", metadata]);
+        command.args(["node", "--agent-only", "--endpoint", endpoint, "--instance-id", instance, "--metadata", metadata]);
         command.arg("--dev").arg(dev).arg("--efs-socket").arg(ebbtide.dir().join("agent/efs.sock"));
         Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("starting the agent"))
     }
@@ -47,10 +47,44 @@ fn names(dev: &Path) -> Vec<String> {
 #[test]
 fn an_agent_alone_makes_and_removes_devices() {
     if !root() {
-        println!("skipped: devices need root");
         return;
     }
     let ebbtide = Ebbtide::up(&["--external-nodes"]);
+    devices_and_metadata(&ebbtide, &ebbtide.endpoint());
+}
+
+/// As in a pod: only signed requests pass.
+#[test]
+fn an_agent_signs_what_it_asks_from_elsewhere() {
+    if !root() {
+        return;
+    }
+    let Some(address) = address() else { return };
+    let ebbtide = Ebbtide::up(&["--external-nodes", "--listen", "0.0.0.0:0", "--auth", "verify"]);
+    let port = ebbtide.endpoint().rsplit(':').next().expect("a port").to_owned();
+    let endpoint = format!("http://{address}:{port}");
+    let plain = Command::new("curl").args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &format!("{endpoint}/_ebbtide/info")]).output();
+    assert_eq!(plain.expect("curl").stdout, b"401");
+    devices_and_metadata(&ebbtide, &endpoint);
+}
+
+/// A file system with mount targets in all zones.
+fn file_system(ebbtide: &Ebbtide) -> String {
+    let id = ebbtide.aws(&["efs", "create-file-system", "--creation-token", "t"])["FileSystemId"].as_str().expect("an id").to_owned();
+    let shown = || ebbtide.aws(&["efs", "describe-file-systems", "--file-system-id", &id])["FileSystems"][0]["LifeCycleState"].clone();
+    wait_for("the file system", LIMIT, || shown() == "available");
+    for subnet in ebbtide.aws(&["ec2", "describe-subnets"])["Subnets"].as_array().expect("subnets") {
+        let subnet = subnet["SubnetId"].as_str().expect("a subnet id");
+        ebbtide.aws(&["efs", "create-mount-target", "--file-system-id", &id, "--subnet-id", subnet]);
+    }
+    wait_for("the mount targets", LIMIT, || {
+        let targets = ebbtide.aws(&["efs", "describe-mount-targets", "--file-system-id", &id]);
+        targets["MountTargets"].as_array().is_some_and(|all| all.iter().all(|target| target["LifeCycleState"] == "available"))
+    });
+    id
+}
+
+fn devices_and_metadata(ebbtide: &Ebbtide, endpoint: &str) {
     assert!(ebbtide.nodes().is_empty(), "up starts no nodes of its own");
     let dev = ebbtide.dir().join("dev");
     std::fs::create_dir(&dev).expect("a directory");
@@ -59,7 +93,7 @@ fn an_agent_alone_makes_and_removes_devices() {
     let zone = described["Reservations"][0]["Instances"][0]["Placement"]["AvailabilityZone"].as_str().expect("its zone").to_owned();
     // A port that nobody has, as far as one can know.
     let metadata = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").to_string();
-    let agent = Agent::start(&ebbtide, &dev, &instance, &metadata);
+    let agent = Agent::start(ebbtide, endpoint, &dev, &instance, &metadata);
     let volume = ebbtide.aws(&["ec2", "create-volume", "--size", "1", "--availability-zone", &zone]);
     let volume = volume["VolumeId"].as_str().expect("a volume").to_owned();
     wait_for("the agent's metadata service", LIMIT, || {
@@ -71,6 +105,17 @@ fn an_agent_alone_makes_and_removes_devices() {
         let id = Command::new("curl").args(["-sf", "-H", &header, &url]).output().expect("curl");
         id.stdout == instance.as_bytes()
     });
+    // `mount.efs` asks the agent, and the agent the endpoint.
+    let (helper, point) = (ebbtide.dir().join("mount.efs"), ebbtide.dir().join("efs"));
+    std::os::unix::fs::symlink(program(), &helper).expect("a link");
+    std::fs::create_dir(&point).expect("a directory");
+    let mounted = Command::new("unshare")
+        .args(["-m", "sh", "-ec", r#""$0" "$1:/" "$2" -o tls; echo here > "$2/file"; cat "$2/file"; umount "$2""#])
+        .args([helper.to_str().expect("UTF-8"), &file_system(ebbtide), point.to_str().expect("UTF-8")])
+        .env("EBBTIDE_EFS_SOCKET", ebbtide.dir().join("agent/efs.sock"))
+        .output()
+        .expect("unshare");
+    assert_eq!(mounted.stdout, b"here\n", "{}", text(&mounted));
     let attach = ["ec2", "attach-volume", "--volume-id", &volume, "--instance-id", &instance, "--device", "/dev/xvdaa"];
     ebbtide.aws(&attach);
     ebbtide.aws(&["ec2", "wait", "volume-in-use", "--volume-ids", &volume]);

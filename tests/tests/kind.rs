@@ -1,11 +1,10 @@
 //! `ebbtide kind`: what it prints is checked against the AWS endpoint, what it applies against a Kubernetes API by kubectl, and each
 //! thing that can be wrong is made wrong. The cluster is ebbtide's own API with Node objects as kind would register them.
 
-use std::net::UdpSocket;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use ebbtide_tests::{Ebbtide, program, text};
+use ebbtide_tests::{Ebbtide, address, program, text};
 use serde_json::{Value, json};
 
 /// The roles are objects like others to a cluster that has no RBAC.
@@ -20,17 +19,6 @@ spec:
   versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
 ---
 "#;
-
-/// An address of this machine that is not its loopback.
-fn address() -> Option<String> {
-    // Nothing is sent: the kernel only chooses from where it would be.
-    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-    let found = socket.connect("198.51.100.1:9").ok().and_then(|()| socket.local_addr().ok()).map(|address| address.ip());
-    if found.is_none() {
-        eprintln!("skipped: this machine has no address but its loopback");
-    }
-    found.map(|ip| ip.to_string())
-}
 
 fn json_of(output: &Output) -> Value {
     assert!(output.status.success(), "{}", text(output));
@@ -196,10 +184,6 @@ fn what_is_wrong_is_said_and_nothing_is_applied() {
     assert!(!closed.status.success() && text(&closed).contains(&format!("nothing answers at {host}:1")), "{}", text(&closed));
     let nosuch = kind.refused(&["--context", "nosuch"]);
     assert!(nosuch.contains("`kubectl --context nosuch get nodes -o json` failed"), "{nosuch}");
-
-    // The agent does not sign; here only signed requests pass. It would be waited for in vain.
-    let waiting = kind.ebbtide.ebbtide(&["kind", "install", "--drivers", "none", "--timeout", "5", "--endpoint", &kind.endpoint]);
-    assert!(!waiting.status.success() && text(&waiting).contains("does not sign its own"), "{}", text(&waiting));
 
     // An instance that the world has not got, beside those that it has.
     let labels = json!({"node.kubernetes.io/instance-type": "m5.large", "topology.kubernetes.io/region": "us-east-1",

@@ -79,20 +79,6 @@ impl Endpoint {
         Ok(Self { url, ask, client })
     }
 
-    /// Whether the node agent will be let in: it does not sign its requests, and they come from no loopback.
-    pub async fn admits_agents(&self) -> anyhow::Result<()> {
-        let url = format!("{}/_ebbtide/info", self.url);
-        let response = self.client.get(&url).send().await.with_context(|| format!("asking {url}"))?;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            bail!(
-                "{} takes signed requests only, and the node agent of this version does not sign its own: in a pod it is refused for \
-                 ever. Nothing was applied; --no-wait applies all the same",
-                self.url
-            );
-        }
-        Ok(())
-    }
-
     /// What the endpoint knows of itself.
     pub async fn info(&self) -> anyhow::Result<Info> {
         let url = format!("{}/_ebbtide/info", self.ask);

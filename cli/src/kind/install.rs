@@ -105,9 +105,6 @@ pub fn install(args: &InstallArgs) -> anyhow::Result<()> {
         let said = members.iter().map(|member| format!("{} is {} in {}\n", member.node, member.instance_id, member.zone)).collect();
         Ok((members, said))
     })?;
-    if !args.no_wait {
-        runtime.block_on(endpoint.admits_agents())?;
-    }
     if let Some(name) = &kind {
         progress.step("loading the image", || {
             let load = Cluster { context: None, ..cluster.clone() };

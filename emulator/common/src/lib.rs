@@ -1,9 +1,10 @@
 //! What the shells of the emulator share: where state is kept ([`store`]), the CSI protocol on the wire ([`csi`]), how
-//! a driver makes itself known to a kubelet ([`registration`]), where things lie
-//! on disk ([`places`]) and which processes were started ([`process`]).
+//! a driver makes itself known to a kubelet ([`registration`]), how requests to AWS are signed ([`sigv4`]), where things lie on disk
+//! ([`places`]) and which processes were started ([`process`]).
 
 pub mod csi;
 pub mod places;
 pub mod process;
 pub mod registration;
+pub mod sigv4;
 pub mod store;

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use emulator_common::sigv4::{self, Signable, Signer};
 use futures::{SinkExt, StreamExt};
 use model_common::agent::{DeviceError, FromAgent, Hello, PROTOCOL, ToAgent};
 use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::sync::CancellationToken;
 
@@ -30,16 +32,17 @@ pub enum AgentError {
 /// Serves the AWS side until `stop`; connects again for ever.
 pub async fn run(config: Arc<NodeConfig>, devices: Arc<Devices>, stop: CancellationToken) -> Result<(), AgentError> {
     let url = url(&config.aws_endpoint);
+    let signer = Signer::from_env();
     // This process ends with its node: another process is another boot.
     let boot = uuid::Uuid::new_v4().to_string();
     let mut delay = FIRST_DELAY;
     loop {
         let connected = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            connected = tokio_tungstenite::connect_async(&url) => connected,
+            connected = connect(&url, &signer) => connected,
         };
         match connected {
-            Ok((socket, _)) => {
+            Ok(socket) => {
                 tracing::info!(url, "the agent is connected");
                 delay = FIRST_DELAY;
                 let ended = tokio::select! {
@@ -64,6 +67,21 @@ pub async fn run(config: Arc<NodeConfig>, devices: Arc<Devices>, stop: Cancellat
     }
 }
 
+/// Opens the WebSocket. The request is signed: an endpoint that verifies takes no others from another machine.
+async fn connect(url: &str, signer: &Signer) -> Result<Socket, tungstenite::Error> {
+    let mut request = url.into_client_request()?;
+    let (method, host) = ("GET", sigv4::host(url));
+    let signable = Signable { service: "ebbtide", method, host, path: PATH, query: "", content_type: None, body: b"" };
+    for (name, value) in signer.sign(&signable, jiff::Timestamp::now()) {
+        let value = value.parse().map_err(|error| tungstenite::Error::from(http::Error::from(error)))?;
+        request.headers_mut().insert(name, value);
+    }
+    Ok(tokio_tungstenite::connect_async(request).await?.0)
+}
+
+/// Where the endpoint takes agents.
+const PATH: &str = "/_ebbtide/agent";
+
 /// `http://…` as a WebSocket's address.
 fn url(endpoint: &str) -> String {
     let endpoint = endpoint.trim_end_matches('/');
@@ -71,7 +89,7 @@ fn url(endpoint: &str) -> String {
         Some(rest) => format!("wss://{rest}"),
         None => format!("ws://{}", endpoint.strip_prefix("http://").unwrap_or(endpoint)),
     };
-    format!("{address}/_ebbtide/agent")
+    format!("{address}{PATH}")
 }
 
 enum Lost {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use emulator_common::sigv4::{self, Signable, Signer};
 use serde_json::{Map, Value};
 
-use super::{Target, query, sign, xml};
+use super::{Target, query, xml};
 use crate::engine::EngineError;
 
 /// EFS operations: command, method, path after the version (`{X}` = parameter X), whether the rest goes into the query.
@@ -31,8 +32,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Client {
     http: reqwest::Client,
     endpoint: String,
-    region: String,
-    credentials: (String, String),
+    signer: Signer,
 }
 
 struct Request {
@@ -45,11 +45,11 @@ struct Request {
 
 impl Client {
     pub(super) fn new(target: &Target) -> Self {
+        let (key, secret) = target.credentials.clone();
         Self {
             http: reqwest::Client::new(),
             endpoint: target.aws_endpoint.trim_end_matches('/').to_owned(),
-            region: target.region.clone(),
-            credentials: target.credentials.clone(),
+            signer: Signer { region: target.region.clone(), key, secret, token: None },
         }
     }
 
@@ -139,30 +139,21 @@ impl Client {
         };
         let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
         let url = format!("{}{}{query}", self.endpoint, request.path);
-        let host = self.endpoint.split_once("://").map_or(self.endpoint.as_str(), |(_, host)| host);
-        let signed = sign::sign(&sign::Request {
+        let signable = Signable {
+            service,
             method: request.method.as_str(),
+            host: sigv4::host(&self.endpoint),
             path: &request.path,
             query: &request.query,
-            host,
+            content_type: Some(request.content_type),
             body: request.body.as_bytes(),
-            service,
-            region: &self.region,
-            access_key: &self.credentials.0,
-            secret_key: &self.credentials.1,
-            time: jiff::Timestamp::now(),
-        });
-        let response = self
-            .http
-            .request(request.method, url)
-            .timeout(TIMEOUT)
-            .header("content-type", request.content_type)
-            .header("x-amz-date", signed.date)
-            .header("authorization", signed.authorization)
-            .body(request.body)
-            .send()
-            .await
-            .map_err(|error| failed(&error))?;
+        };
+        let headers = self.signer.sign(&signable, jiff::Timestamp::now());
+        let mut ask = self.http.request(request.method, url).timeout(TIMEOUT).header("content-type", request.content_type);
+        for (name, value) in headers {
+            ask = ask.header(name, value);
+        }
+        let response = ask.body(request.body).send().await.map_err(|error| failed(&error))?;
         let status = response.status().as_u16();
         let text = response.text().await.map_err(|error| failed(&error))?;
         Ok((status, text))

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use emulator_common::sigv4::{self, Signable, Signer};
 use k8s_openapi::api::core::v1::Node;
 use serde::Deserialize;
 
@@ -115,9 +116,18 @@ pub(super) async fn claim(alone: &Alone) -> Result<NodeConfig, ClaimError> {
 async fn info(endpoint: &str) -> Result<Info, ClaimError> {
     let client = reqwest::Client::builder().timeout(LIMIT).no_proxy().build()?;
     let url = format!("{}/_ebbtide/info", endpoint.trim_end_matches('/'));
+    let signer = Signer::from_env();
+    let (method, host) = ("GET", sigv4::host(endpoint));
+    let signable = Signable { service: "ebbtide", method, host, path: "/_ebbtide/info", query: "", content_type: None, body: b"" };
     let mut said = String::new();
     loop {
-        let answered = async { client.get(&url).send().await?.error_for_status()?.json::<Info>().await };
+        let answered = async {
+            let mut ask = client.get(&url);
+            for (name, value) in signer.sign(&signable, jiff::Timestamp::now()) {
+                ask = ask.header(name, value);
+            }
+            ask.send().await?.error_for_status()?.json::<Info>().await
+        };
         match answered.await {
             Ok(info) => return Ok(info),
             Err(error) => say_once(&mut said, || format!("waiting for {url}: {}", crate::host::chain(&error))),

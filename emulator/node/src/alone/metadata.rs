@@ -9,6 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use axum::response::Response;
+use emulator_common::sigv4::{self, Signable, Signer};
 use http::{StatusCode, header};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -42,9 +43,10 @@ pub(super) async fn serve(bound: Bound, config: Arc<NodeConfig>, stop: Cancellat
     // Every request is one of its own, as with the real service, which closes each connection.
     let client = reqwest::Client::builder().timeout(LIMIT).no_proxy().pool_max_idle_per_host(0).build().unwrap_or_default();
     let base = format!("{}/_ebbtide/imds/{}", config.aws_endpoint, config.instance_id);
+    let signer = Arc::new(Signer::from_env());
     let router = Router::new().fallback(move |ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request| {
-        let (client, base) = (client.clone(), base.clone());
-        async move { forward(&client, &base, peer.ip(), request).await }
+        let (client, signer, base) = (client.clone(), signer.clone(), base.clone());
+        async move { forward(&client, &signer, &base, peer.ip(), request).await }
     });
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let Bound { listener, address } = bound;
@@ -61,13 +63,22 @@ fn distance(peer: IpAddr) -> &'static str {
     if peer.is_loopback() || address::own().contains(&peer) { "node" } else { "pods" }
 }
 
-async fn forward(client: &reqwest::Client, base: &str, peer: IpAddr, request: Request) -> Response {
+async fn forward(client: &reqwest::Client, signer: &Signer, base: &str, peer: IpAddr, request: Request) -> Response {
     let (parts, _) = request.into_parts();
     let url = format!("{base}/{}{}", distance(peer), parts.uri.path());
     let mut headers = parts.headers;
     // The name by which the client calls this address is not the endpoint's.
     headers.remove(header::HOST);
     headers.remove(header::CONNECTION);
+    let host = sigv4::host(&url);
+    // No request of this service has a query or a body.
+    let path = url.split_once(host).map_or("/", |(_, path)| path);
+    let signable = Signable { service: "ebbtide", method: parts.method.as_str(), host, path, query: "", content_type: None, body: b"" };
+    for (name, value) in signer.sign(&signable, jiff::Timestamp::now()) {
+        if let Ok(value) = value.parse() {
+            headers.insert(name, value);
+        }
+    }
     match client.request(parts.method, &url).headers(headers).send().await {
         Ok(answer) => {
             let (status, headers) = (answer.status(), answer.headers().clone());

@@ -3,14 +3,13 @@
 mod ec2;
 mod efs;
 mod retry;
-mod sign;
 
 use std::time::Duration;
 
+use emulator_common::sigv4::{self, Signable, Signer};
 use model_node::driver::cloud::{CloudCall, CloudError, CloudReply};
 
 use retry::Retries;
-use sign::Signer;
 
 /// Codes that the SDK retries by itself (ebs.md §1.6, efs.md §1.6).
 const THROTTLES: [&str; 15] = [
@@ -82,7 +81,7 @@ impl Cloud {
             // A default client can be made unless TLS cannot be set up, and there is none in this build.
             http: reqwest::Client::builder().no_proxy().tcp_nodelay(true).user_agent(agent()).build().unwrap_or_default(),
             endpoint: endpoint.trim_end_matches('/').to_owned(),
-            signer: Signer { region: region.to_owned(), key, secret },
+            signer: Signer { region: region.to_owned(), key, secret, token: None },
             retries: Retries::default(),
             probed: tokio::sync::Mutex::new(None),
         }
@@ -152,17 +151,20 @@ impl Cloud {
     async fn send(&self, request: &Request) -> Result<Response, reqwest::Error> {
         let separator = if request.query.is_empty() { "" } else { "?" };
         let url = format!("{}{}{separator}{}", self.endpoint, request.path, request.query);
-        let host = self.endpoint.split_once("://").map_or(self.endpoint.as_str(), |(_, host)| host);
-        let signed = self.signer.sign(request, host, jiff::Timestamp::now());
-        let sent = self
-            .http
-            .request(request.method.clone(), url)
-            .header("content-type", request.content_type)
-            .header("x-amz-date", signed.date)
-            .header("authorization", signed.authorization)
-            .body(request.body.clone())
-            .send()
-            .await?;
+        let signable = Signable {
+            service: request.service,
+            method: request.method.as_str(),
+            host: sigv4::host(&self.endpoint),
+            path: &request.path,
+            query: &request.query,
+            content_type: Some(request.content_type),
+            body: request.body.as_bytes(),
+        };
+        let mut ask = self.http.request(request.method.clone(), url).header("content-type", request.content_type);
+        for (name, value) in self.signer.sign(&signable, jiff::Timestamp::now()) {
+            ask = ask.header(name, value);
+        }
+        let sent = ask.body(request.body.clone()).send().await?;
         let header = |name: &str| sent.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
         let (request_id, error_type) = (header("x-amzn-requestid"), header("x-amzn-errortype"));
         Ok(Response { status: sent.status().as_u16(), body: sent.text().await?, request_id, error_type })
@@ -220,14 +222,7 @@ fn exhausted(error: CloudError, attempts: u32) -> CloudError {
     }
 }
 
-/// Percent-encoding as AWS wants it: everything but letters, digits, `-._~`.
+/// For names and values of parameters and for parts of a path.
 fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
+    sigv4::encode(text, false)
 }
