@@ -2,7 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use ebbtide_tests::{Ebbtide, wait_for};
+use ebbtide_tests::{Ebbtide, program, wait_for};
+
+use crate::Kept;
+
+/// A real EBS driver, to be measured too.
+const BINARY: &str = "EBBTIDE_TEST_EBS_DRIVER";
 
 const CLASS: &str = r#"
 apiVersion: storage.k8s.io/v1
@@ -38,8 +43,43 @@ const SIZES: [(usize, usize); 2] = [(1, 5), (50, 3)];
 pub fn run() {
     println!("\nseconds, 10 GiB gp3 and mkfs.ext4 each, kubectl's own time included: median (best to worst)");
     println!("{:<16} {:>6} {:>26} {:>26}", "EBS driver", "claims", "applied to all Running", "deleted to all detached");
-    let ebbtide = Ebbtide::up(&[]);
-    claims(&ebbtide, "built-in");
+    claims(&Ebbtide::up(&[]), "built-in");
+    match std::env::var(BINARY) {
+        Ok(binary) => real(&binary),
+        Err(_) => println!("real             skipped: no driver binary ({BINARY})"),
+    }
+}
+
+/// Measures a real EBS driver in the place of the built-in one: its controller service beside ebbtide, its node service in each node.
+fn real(binary: &str) {
+    let run = tempfile::Builder::new().prefix("ebbtide-bench-").tempdir().expect("a directory");
+    let controller = format!("unix://{}", run.path().join("ebs.sock").display());
+    let ebbtide = Ebbtide::up(&["--drivers=-ebs.csi.aws.com", "--ebs-driver", &controller]);
+    let arguments = ["controller", "--batching=true", "--endpoint", &controller];
+    let _controller = Kept::start(ebbtide.command(binary).args(arguments));
+    let ours = program().canonicalize().expect("ebbtide was built");
+    let in_node = |node: &str, script: &str| {
+        let mut command = ebbtide.command(ours.to_str().expect("a path in UTF-8"));
+        command.args(["node", "exec", node, "--data-dir"]).arg(ebbtide.dir()).args(["--", "sh", "-c", script]);
+        Kept::start(&mut command)
+    };
+    let directory = "/var/lib/kubelet/plugins/ebs.csi.aws.com";
+    let _in_nodes: Vec<Kept> = ebbtide
+        .nodes()
+        .iter()
+        .flat_map(|node| {
+            let driver = format!(
+                "mkdir -p {directory}; unset AWS_EC2_METADATA_DISABLED; export CSI_NODE_NAME={node}; \
+                 exec {binary} node --endpoint unix://{directory}/csi.sock --metadata-sources=imds"
+            );
+            let registrar = format!("exec {} csi-registrar --csi-address {directory}/csi.sock", ours.display());
+            [in_node(node, &driver), in_node(node, &registrar)]
+        })
+        .collect();
+    wait_for("the driver to be registered", Duration::from_secs(60), || {
+        ebbtide.kubectl(&["get", "csinodes", "-o", "jsonpath={.items[*].spec.drivers[*].name}"]).matches("ebs.csi.aws.com").count() == 2
+    });
+    claims(&ebbtide, "real");
 }
 
 /// Measures claims through whatever driver this ebbtide has.
