@@ -1,5 +1,6 @@
 //! The sidecars as processes beside an ebbtide, with logs that are read for complaints.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -86,7 +87,9 @@ impl<'a> Sidecars<'a> {
         std::fs::read_to_string(&self.running[which].0).expect("the log of a sidecar")
     }
 
-    /// What the sidecars complain of: each line that klog marks as error or warning, but for those that a real cluster shows too.
+    /// What the sidecars complain of: each text that klog marks as error or warning and that comes [`AGAIN`] times, but for those that a
+    /// real cluster shows too. They act on caches that lag behind each other (a claim is seen bound to a volume that is not seen yet), say
+    /// so, and try again; what an API server does wrong they meet each time that they try.
     pub fn complaints(&self) -> Vec<String> {
         let usual = |line: &str| {
             self.expected.iter().any(|part| line.contains(part)) || USUAL.iter().any(|parts| parts.iter().all(|part| line.contains(part)))
@@ -95,7 +98,13 @@ impl<'a> Sidecars<'a> {
         let lines = logs.flat_map(|(path, log)| {
             let name = path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let bad = |line: &&str| line.starts_with(['E', 'W', 'F']) && !usual(line);
-            log.lines().filter(bad).map(|line| format!("{name}: {line}")).collect::<Vec<_>>()
+            let mut texts = BTreeMap::<&str, u32>::new();
+            for line in log.lines().filter(bad) {
+                // After date, time, process and place.
+                *texts.entry(line.split_once("] ").map_or(line, |(_, text)| text)).or_default() += 1;
+            }
+            let again = texts.into_iter().filter(|(_, times)| *times >= AGAIN);
+            again.map(|(text, times)| format!("{name}: {times} times: {text}")).collect::<Vec<_>>()
         });
         lines.collect()
     }
@@ -109,6 +118,9 @@ impl<'a> Sidecars<'a> {
         assert!(complaints.is_empty(), "the sidecars complain:\n{}", complaints.join("\n"));
     }
 }
+
+/// How often a text must come to be a complaint.
+const AGAIN: u32 = 3;
 
 /// Complaints that the sidecars have on a real cluster as well: each tells of a race between them that they themselves settle.
 /// All parts of one must be in the line.
