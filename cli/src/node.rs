@@ -223,6 +223,8 @@ pub fn stop_all(places: &Places) -> bool {
 /// Takes away what only the kernel still holds when all nodes are gone: the loop devices over this directory's volumes.
 pub fn clean(places: &Places) {
     emulator_node::loops::remove_all_under(&places.volumes());
+    // Sockets that nobody serves any more.
+    let _ = std::fs::remove_dir_all(places.run());
 }
 
 pub fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {

@@ -198,6 +198,8 @@ impl Ebbtide {
         assert!(output.status.success(), "ebbtide down failed:\n{}", text(&output));
         let left = self.left_behind();
         assert!(left.is_empty(), "left behind after down:\n{}", left.join("\n"));
+        let run = emulator_common::places::Places::new(self.dir());
+        assert!(!run.run().exists(), "left behind after down: {}", run.run().display());
     }
 }
 
