@@ -102,9 +102,7 @@ impl Ebbtide {
 
     /// The last lines of its log.
     pub fn log(&self) -> String {
-        let log = std::fs::read_to_string(self.dir().join("up.log")).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(40)..].join("\n")
+        last_lines(&self.dir().join("up.log"), 40)
     }
 
     pub fn endpoint(&self) -> String {
@@ -208,9 +206,7 @@ impl Drop for Ebbtide {
         if std::thread::panicking() {
             eprintln!("the log of this ebbtide ends with:\n{}", self.log());
             for node in self.nodes() {
-                let log = std::fs::read_to_string(self.dir().join("nodes").join(&node).join("log")).unwrap_or_default();
-                let lines: Vec<&str> = log.lines().collect();
-                eprintln!("{node}:\n{}", lines[lines.len().saturating_sub(25)..].join("\n"));
+                eprintln!("{node}:\n{}", last_lines(&self.dir().join("nodes").join(&node).join("log"), 25));
             }
             if std::env::var_os("EBBTIDE_TEST_KEEP").is_some() {
                 eprintln!("kept: {} (stop it with: ebbtide reset --yes --data-dir …)", self.dir().display());
@@ -248,6 +244,13 @@ pub fn left_behind(dir: &Path) -> Vec<String> {
 fn succeeded(program: &str, args: &[&str], output: Output, ebbtide: &Ebbtide) -> String {
     assert!(output.status.success(), "{program} {} failed:\n{}\n{}", args.join(" "), text(&output), ebbtide.log());
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The last lines of a file, as many as asked for; none where it cannot be read.
+pub fn last_lines(path: &Path, count: usize) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 /// Both outputs of a program.

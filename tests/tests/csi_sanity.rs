@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ebbtide_tests::{Ebbtide, program, root, text, wait_for};
+use ebbtide_tests::{Ebbtide, last_lines, program, root, text, wait_for};
 use serde_json::{Value, json};
 
 /// How long one call of a driver may take, and how long all specs together.
@@ -294,9 +294,7 @@ impl Drop for RealDriver {
         let _ = self.wrapper.kill();
         let _ = self.wrapper.wait();
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            eprintln!("the real driver's log ends with:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+            eprintln!("the real driver's log ends with:\n{}", last_lines(&self.log, 60));
         }
     }
 }

@@ -157,9 +157,7 @@ while not os.path.exists('/run/ebbtide/node/stop'):
     open('/run/ebbtide/node/count.new', 'w').write(str(n)); os.rename('/run/ebbtide/node/count.new', '/run/ebbtide/node/count')
 '''
 def counted(path):
-    f = open(path, 'rb') if not path.startswith('node:') else None
-    out = sh(f'for at in 0 {FAR}; do od -A n -t u8 -j $at -N 8 {path[5:]}; done')
-    return [int(n) for n in out.split()]
+    return [int(n) for n in sh(f'for at in 0 {FAR}; do od -A n -t u8 -j $at -N 8 {path}; done').split()]
 process = threading.Thread(target=lambda: node(sys.executable, '-c', writer, str(FAR)))
 process.start()
 count = lambda: int(sh('cat /run/ebbtide/node/count 2>/dev/null || echo 0'))
@@ -183,7 +181,7 @@ for kind, name, before, after in made:
         until('available', lambda: shown(copy)['State'] == 'available')
     attach(copy, '/dev/xvdab')
     sh('mount -o nouuid $(readlink -f /dev/xvdab) /run/ebbtide/node/m')
-    first, second = counted('node:/run/ebbtide/node/m/counts')
+    first, second = counted('/run/ebbtide/node/m/counts')
     assert first - second in (0, 1), (kind, first, second)
     # Nothing older than what was durable before the call, nothing newer than its answer (one write may have been between).
     assert before <= second and first <= after + 1, (kind, before, first, second, after)

@@ -5,6 +5,7 @@ mod session;
 
 use std::collections::BTreeMap;
 
+use emulator_common::sigv4::{encode, signing_key};
 use hmac::{Hmac, Mac};
 use http::request::Parts;
 use http::{HeaderMap, header};
@@ -113,10 +114,7 @@ impl Auth {
         let request = canonical_request(parts, credential.signed_headers, body);
         let scope = format!("{}/{}/{}/aws4_request", credential.date, credential.region, credential.service);
         let text = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", hex::encode(Sha256::digest(request.as_bytes())));
-        let mut key = hmac(format!("AWS4{secret}").as_bytes(), credential.date.as_bytes());
-        for part in [credential.region, credential.service, "aws4_request"] {
-            key = hmac(&key, part.as_bytes());
-        }
+        let key = signing_key(&secret, credential.date, credential.region, credential.service);
         let given = hex::decode(credential.signature).map_err(|_| Denied::Mismatch)?;
         mac(&key, text.as_bytes()).verify_slice(&given).map_err(|_| Denied::Mismatch)
     }
@@ -131,13 +129,9 @@ pub(crate) fn mac(key: &[u8], text: &[u8]) -> Hmac<Sha256> {
     mac
 }
 
-fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
-    mac(key, text).finalize().into_bytes().to_vec()
-}
-
 fn canonical_request(parts: &Parts, signed_headers: &str, body: &[u8]) -> String {
     let mut query: Vec<(String, String)> = form_urlencoded::parse(parts.uri.query().unwrap_or("").as_bytes())
-        .map(|(name, value)| (escape(&name, false), escape(&value, false)))
+        .map(|(name, value)| (encode(&name, false), encode(&value, false)))
         .collect();
     query.sort();
     let query = query.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&");
@@ -150,21 +144,8 @@ fn canonical_request(parts: &Parts, signed_headers: &str, body: &[u8]) -> String
         headers.push_str(&format!("{name}:{}\n", values.collect::<Vec<_>>().join(",")));
     }
     // Every service but S3 encodes the path, which is encoded already, once more.
-    let path = escape(parts.uri.path(), true);
+    let path = encode(parts.uri.path(), true);
     format!("{}\n{path}\n{query}\n{headers}\n{signed_headers}\n{}", parts.method, hex::encode(Sha256::digest(body)))
-}
-
-/// Percent-encodes all but RFC 3986's unreserved characters.
-fn escape(text: &str, keep_slash: bool) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
-            b'/' if keep_slash => out.push('/'),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

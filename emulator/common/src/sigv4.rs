@@ -70,15 +70,17 @@ impl Signer {
         );
         let scope = format!("{day}/{}/{}/aws4_request", self.region, request.service);
         let text = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex::encode(Sha256::digest(canonical)));
-        let key = [day, &self.region, request.service, "aws4_request"]
-            .iter()
-            .fold(format!("AWS4{}", self.secret).into_bytes(), |key, part| hmac(&key, part.as_bytes()));
-        let signature = hex::encode(hmac(&key, text.as_bytes()));
+        let signature = hex::encode(hmac(&signing_key(&self.secret, day, &self.region, request.service), text.as_bytes()));
         let authorization = format!("AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={signature}", self.key);
         let mut headers = vec![("x-amz-date", date), ("authorization", authorization)];
         headers.extend(self.token.clone().map(|token| ("x-amz-security-token", token)));
         headers
     }
+}
+
+/// The key that signs the requests of a day (`20261123`) to a service.
+pub fn signing_key(secret: &str, day: &str, region: &str, service: &str) -> Vec<u8> {
+    [day, region, service, "aws4_request"].iter().fold(format!("AWS4{secret}").into_bytes(), |key, part| hmac(&key, part.as_bytes()))
 }
 
 /// The host of an `http://host:port/…` address, with its port.

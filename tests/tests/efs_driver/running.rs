@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use ebbtide_tests::{Ebbtide, program, text, wait_for};
+use ebbtide_tests::{Ebbtide, last_lines, program, text, wait_for};
 use emulator_common::csi::client;
 use model_common::csi::{
     Access, AccessMode, CapacityRange, Code, ControllerCall, ControllerReply, Error, NodeCall, NodeReply, Volume, VolumeCapability,
@@ -272,13 +272,7 @@ impl Drop for RealDriver {
         let _ = self.wrapper.kill();
         let _ = self.wrapper.wait();
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            eprintln!(
-                "the log of the real driver in {} ends with:\n{}",
-                self.dir.display(),
-                lines[lines.len().saturating_sub(40)..].join("\n")
-            );
+            eprintln!("the log of the real driver in {} ends with:\n{}", self.dir.display(), last_lines(&self.log, 40));
         }
     }
 }

@@ -7,7 +7,7 @@ use hmac::Mac;
 use model_aws::At;
 use serde::{Deserialize, Serialize};
 
-use super::{Auth, hmac, mac};
+use super::{Auth, mac};
 
 /// Whose credentials they are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +64,7 @@ impl Auth {
     /// The secret of a temporary access key. It is made from a configured secret, so that nobody can guess it.
     pub(super) fn session_secret(&self, access_key: &str) -> String {
         // 40 characters, as AWS's secrets have.
-        BASE64.encode(&hmac(format!("ebbtide session {}", self.root()).as_bytes(), access_key.as_bytes())[..30])
+        BASE64.encode(&mac(format!("ebbtide session {}", self.root()).as_bytes(), access_key.as_bytes()).finalize().into_bytes()[..30])
     }
 
     fn seal(&self, text: &[u8]) -> hmac::Hmac<sha2::Sha256> {
