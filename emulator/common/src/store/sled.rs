@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sled::{Db, Error};
 
@@ -20,6 +20,8 @@ const WITHOUT_LOG: &[u8] = b"1";
 const LOG_BYTES: u64 = 4 << 20;
 /// Between attempts of the thread when the database fails.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a database that is locked is waited for.
+const LOCKED: Duration = Duration::from_secs(2);
 
 /// State in an embedded database in one directory.
 pub struct Sled {
@@ -51,7 +53,17 @@ impl Sled {
     /// Opens or creates the database, and applies the logs that the last process left.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let failed = |source| StoreError::Open { path: path.display().to_string(), source };
-        let db = sled::Config::new().path(path).flush_every_ms(None).cache_capacity(16 << 20).open().map_err(failed)?;
+        let config = sled::Config::new().path(path).flush_every_ms(None).cache_capacity(16 << 20);
+        let deadline = Instant::now() + LOCKED;
+        let db = loop {
+            match config.open() {
+                // A process that is being started has a copy of a lock that we let go, until it runs its program.
+                Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                opened => break opened.map_err(failed)?,
+            }
+        };
         match db.get("format").map_err(StoreError::Read)? {
             Some(found) if *found == *FORMAT.to_string().as_bytes() => {}
             Some(found) if *found != *WITHOUT_LOG => {
