@@ -1,0 +1,131 @@
+//! What happens in a world, as far as the invariants care.
+
+use std::collections::BTreeMap;
+
+use model_common::csi;
+use model_kube::object::Change;
+
+/// Something that happened. Nodes are named as in Kubernetes, instances and volumes by their AWS ids.
+#[derive(Debug, Clone, Copy)]
+pub enum Seen<'a> {
+    /// A node is in the world from the start; its limit counts CSI volumes.
+    Node {
+        name: &'a str,
+        instance: &'a str,
+        zone: &'a str,
+        volume_limit: usize,
+    },
+    /// A write to the Kubernetes API was committed.
+    Object(&'a Change),
+    /// EC2 made a volume.
+    VolumeMade {
+        volume: &'a str,
+        multi_attach: bool,
+        tags: &'a BTreeMap<String, String>,
+    },
+    /// EC2 deleted a volume, or began to.
+    VolumeDeleted {
+        volume: &'a str,
+    },
+    /// EC2's attachments of a volume are these now: `attaching`, `attached`, `detaching` or `busy` by instance.
+    Attachments {
+        volume: &'a str,
+        instances: &'a BTreeMap<String, &'static str>,
+    },
+    /// A device appeared in a node (`bytes` long), grew, or went (none).
+    Device {
+        node: &'a str,
+        volume: &'a str,
+        bytes: Option<u64>,
+    },
+    /// A sidecar called a driver's controller service; the driver may work on it until `ControllerRpcEnded` with this number.
+    ControllerRpcBegan {
+        rpc: u64,
+        driver: &'a str,
+        call: &'a csi::ControllerCall,
+    },
+    /// The driver's answer; also when its caller has given up.
+    ControllerRpcEnded {
+        rpc: u64,
+        result: &'a Result<csi::ControllerReply, csi::Error>,
+    },
+    /// The kubelet called a driver's node service; the driver may work on it until `NodeRpcEnded` with this number.
+    NodeRpcBegan {
+        rpc: u64,
+        node: &'a str,
+        driver: &'a str,
+        call: &'a csi::NodeCall,
+    },
+    /// The driver has ended its work for a call: what it did, whatever its caller was told.
+    NodeRpcEnded {
+        rpc: u64,
+        result: &'a Result<csi::NodeReply, csi::Error>,
+    },
+    /// The kubelet was told something else than the driver did, or before it ended: a timeout, a lost answer.
+    NodeRpcAnswered {
+        rpc: u64,
+        result: &'a Result<csi::NodeReply, csi::Error>,
+    },
+    /// Something was mounted. `tree`: the id of the volume or file system.
+    Mounted {
+        node: &'a str,
+        path: &'a str,
+        tree: &'a str,
+        read_only: bool,
+    },
+    Unmounted {
+        node: &'a str,
+        path: &'a str,
+        tree: &'a str,
+    },
+    /// A container started. `volumes`: the claim behind each of its volumes, what ought to be there and what its process finds.
+    Started {
+        node: &'a str,
+        pod: &'a str,
+        container: &'a str,
+        volumes: &'a [Used],
+    },
+    Ended {
+        node: &'a str,
+        pod: &'a str,
+        container: &'a str,
+    },
+    /// A process wrote to a volume.
+    Wrote {
+        node: &'a str,
+        pod: &'a str,
+        tree: &'a str,
+    },
+    /// The kubelet started; `found` volumes it knows from the disk.
+    KubeletStarted {
+        node: &'a str,
+    },
+    KubeletStopped {
+        node: &'a str,
+    },
+    /// The machine lost its power, or was told to stop: processes and mounts are gone.
+    PowerLost {
+        node: &'a str,
+    },
+    PowerBack {
+        node: &'a str,
+    },
+    /// How many faults are at work now. 0: the world is calm from here on.
+    Faults {
+        active: usize,
+    },
+}
+
+/// A volume of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Used {
+    /// Its name in the pod.
+    pub name: String,
+    /// `namespace/name` of the claim; none: not a claim's.
+    pub claim: Option<String>,
+    /// The id of the volume or file system that the claim's PersistentVolume names.
+    pub wanted: Option<String>,
+    /// The id of what is mounted where the container sees it; none: a plain directory.
+    pub mounted: Option<String>,
+    pub read_only: bool,
+}
