@@ -34,6 +34,8 @@ pub enum Input {
         ended: Option<Phase>,
         /// The restart counts of containers that have run, from its status.
         restarts: BTreeMap<String, u32>,
+        /// Its containers that the runtime still runs from an earlier life of this kubelet, by their restart count.
+        running: BTreeMap<String, u32>,
     },
     /// A pod's object is gone.
     PodGone(PodUid),
@@ -134,7 +136,7 @@ impl Kubelet {
             Input::Booted(found) => self.volume(&volumes::Input::Booted(found.clone()), out)?,
             Input::Volume(input) => self.volume(input, out)?,
             Input::Synced => self.synced = true,
-            Input::Pod { spec, deleting, ended, restarts } => self.see(spec, *deleting, *ended, restarts, out),
+            Input::Pod { spec, deleting, ended, restarts, running } => self.see(spec, *deleting, *ended, restarts, running, out),
             Input::PodGone(uid) => self.gone(uid, out),
             Input::Deleted(uid) => {
                 self.pods.remove(uid);
@@ -187,6 +189,7 @@ impl Kubelet {
         deleting: Option<Duration>,
         ended: Option<Phase>,
         restarts: &BTreeMap<String, u32>,
+        running: &BTreeMap<String, u32>,
         out: &mut Vec<Effect>,
     ) {
         let known = self.pods.contains_key(&spec.uid);
@@ -194,6 +197,7 @@ impl Kubelet {
         let mut effects = Vec::new();
         if !known {
             pod.ended = ended;
+            pod.adopt(running, &mut effects);
             match ended {
                 // Whatever it left is removed; it does not run again.
                 Some(_) => {

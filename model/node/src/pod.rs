@@ -171,6 +171,18 @@ impl Pod {
         }
     }
 
+    /// Takes over containers that run already: they go on while the volumes are looked at, and end as any other.
+    pub fn adopt(&mut self, running: &BTreeMap<String, u32>, out: &mut Vec<PodEffect>) {
+        for (name, attempt) in running {
+            let Some(container) = self.containers.get_mut(name) else { continue };
+            container.attempt = *attempt;
+            container.state = State::Running;
+            container.started = true;
+            self.sandbox = true;
+            out.push(PodEffect::Arm(PodTimer::Forget(name.clone()), CRASH_RESET));
+        }
+    }
+
     pub fn container(&self, name: &str) -> Option<&Container> {
         self.containers.get(name)
     }
@@ -195,6 +207,9 @@ impl Pod {
         if let Some(deadline) = self.spec.active_deadline {
             out.push(PodEffect::Arm(PodTimer::Deadline, deadline));
         }
+        let adopted: Vec<String> =
+            self.containers.iter().filter(|(_, container)| container.is_running()).map(|(name, _)| name.clone()).collect();
+        adopted.iter().for_each(|name| self.begin_probes(name, out));
         self.drive(out);
     }
 

@@ -174,7 +174,8 @@ impl Shell {
             written: None,
         });
         record.api = api;
-        self.feed(Input::Pod { spec, deleting, ended, restarts });
+        // The containers of this node end with its first process, the kubelet's: none is left from an earlier life.
+        self.feed(Input::Pod { spec, deleting, ended, restarts, running: BTreeMap::new() });
     }
 
     fn gone(&mut self, uid: &str) {

@@ -51,7 +51,7 @@ impl Bench {
 
     fn see(&mut self, deleting: Option<u64>) {
         let deleting = deleting.map(Duration::from_secs);
-        self.feed(Input::Pod { spec: self.spec.clone(), deleting, ended: None, restarts: BTreeMap::new() });
+        self.feed(Input::Pod { spec: self.spec.clone(), deleting, ended: None, restarts: BTreeMap::new(), running: BTreeMap::new() });
     }
 
     fn volume(&self) -> PodVolume {
@@ -256,7 +256,7 @@ fn a_failed_init_container_fails_a_pod_that_never_restarts() {
 fn a_pod_that_ended_before_a_restart_does_not_run_again() {
     let mut bench = Bench::new(spec(RestartPolicy::Never, &[]));
     let spec = bench.spec.clone();
-    bench.feed(Input::Pod { spec, deleting: None, ended: Some(Phase::Succeeded), restarts: BTreeMap::new() });
+    bench.feed(Input::Pod { spec, deleting: None, ended: Some(Phase::Succeeded), restarts: BTreeMap::new(), running: BTreeMap::new() });
     assert_eq!((bench.took().as_str(), bench.phase()), ("", Some(Phase::Succeeded)));
     bench.see(Some(0));
     assert_eq!(bench.took(), "delete");
@@ -268,7 +268,9 @@ fn a_claim_that_cannot_be_used_is_told_and_tried_again() {
     let mut out = Vec::new();
     machine.step(&Input::Booted(Vec::new()), &mut out).unwrap();
     let pod = spec(RestartPolicy::Always, &[]);
-    machine.step(&Input::Pod { spec: pod, deleting: None, ended: None, restarts: BTreeMap::new() }, &mut out).unwrap();
+    machine
+        .step(&Input::Pod { spec: pod, deleting: None, ended: None, restarts: BTreeMap::new(), running: BTreeMap::new() }, &mut out)
+        .unwrap();
     out.clear();
     let why = Err("error processing PVC default/claim: PVC is not bound".to_owned());
     machine.step(&Input::Resolved { pod: "u".into(), result: why }, &mut out).unwrap();
@@ -301,4 +303,21 @@ proptest! {
         prop_assert!(bench.machine.pods().next().is_none(), "{:?}", bench.machine);
         prop_assert!(bench.mounted.is_empty());
     }
+}
+
+#[test]
+fn containers_of_an_earlier_life_go_on_and_end_in_order() {
+    let running: BTreeMap<_, _> = [("main".to_owned(), 2)].into();
+    let pod = spec(RestartPolicy::Always, &[]);
+    let mut bench = Bench::new(pod.clone());
+    bench.feed(Input::Pod { spec: pod.clone(), deleting: None, ended: None, restarts: BTreeMap::new(), running: running.clone() });
+    assert!(bench.log.is_empty(), "it runs already: {:?}", bench.log);
+    let container = bench.machine.pod("u").unwrap().container("main").unwrap();
+    assert!(container.is_running() && container.attempt == 2);
+
+    // Deleted while the kubelet was down: the container is stopped before its volumes are.
+    let mut bench = Bench::new(pod.clone());
+    bench.feed(Input::Pod { spec: pod, deleting: Some(Duration::from_secs(30)), ended: None, restarts: BTreeMap::new(), running });
+    assert_eq!(bench.log, ["term main"]);
+    assert!(bench.timers.contains_key(&PodTimer::Kill));
 }
