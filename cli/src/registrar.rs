@@ -15,9 +15,6 @@ use crate::up::Signals;
 
 /// Register a CSI driver with the kubelet of the node that this runs in, until it is stopped.
 ///
-/// For nodes of ebbtide. On another Kubernetes use node-driver-registrar: a kubelet of client-go names the socket in a way (`:authority`)
-/// that gRPC servers in Rust refuse.
-///
 /// Run it in the node, beside the driver's node service: ebbtide node exec NODE -- ebbtide csi-registrar --csi-address SOCKET. The
 /// built-in driver of this name has to be switched off: ebbtide up --drivers=-ebs.csi.aws.com.
 #[derive(Args)]
@@ -40,7 +37,7 @@ pub fn run(args: &RegistrarArgs) -> anyhow::Result<ExitCode> {
         let mut signals = Signals::new()?;
         let address = args.csi_address.strip_prefix("unix:").unwrap_or(&args.csi_address);
         let name = driver(address, Duration::from_secs(args.timeout)).await?;
-        let socket = args.plugin_registration_path.join(format!("{name}-reg.sock"));
+        let socket = args.plugin_registration_path.join(registration::socket_name(&name));
         let info = PluginInfo {
             r#type: "CSIPlugin".to_owned(),
             name: name.clone(),

@@ -19,6 +19,16 @@ use v1::registration_client::RegistrationClient;
 use v1::registration_server::{Registration, RegistrationServer};
 pub use v1::{PluginInfo, RegistrationStatus};
 
+/// The name of a driver's registration socket.
+///
+/// A real kubelet calls it with the socket's path as HTTP/2 `:authority`, as gRPC in Go encodes it: `%2Fvar%2Flib%2F…`. The library
+/// under this server takes an authority for what it is in a URI, where a host has no `%` (<https://github.com/hyperium/h2/pull/487>),
+/// but the user before an `@` may have it; and Go leaves an `@` as it is. So one in the name makes the path an authority. (The
+/// kubelet gives no heed to the name. To the driver's own socket it says `localhost`.)
+pub fn socket_name(driver: &str) -> String {
+    format!("{driver}@reg.sock")
+}
+
 /// What a plugin says of itself on its registration socket.
 pub async fn info(socket: &Path, timeout: Duration) -> Result<PluginInfo, String> {
     let mut client = RegistrationClient::new(connect(socket));
@@ -85,10 +95,16 @@ impl Registration for Registrar {
 mod tests {
     use super::*;
 
+    /// An authority as google.golang.org/grpc makes it from a path (`encodeAuthority`).
+    fn authority(path: &Path) -> String {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~!$&'()*+,;=:[]@".contains(&byte);
+        path.to_str().unwrap().bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    }
+
     #[tokio::test]
     async fn a_registrar_is_asked_and_told() {
         let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("d-reg.sock");
+        let socket = dir.path().join(socket_name("d"));
         let offered = PluginInfo { r#type: "CSIPlugin".into(), name: "d".into(), endpoint: "/csi.sock".into(), ..Default::default() };
         let (told, mut hears) = mpsc::unbounded_channel();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -98,6 +114,10 @@ mod tests {
         while !socket.exists() {
             tokio::task::yield_now().await;
         }
+        // As a real kubelet asks.
+        let origin = format!("http://{}", authority(&socket)).parse().unwrap();
+        let mut client = RegistrationClient::with_origin(connect(&socket), origin);
+        assert_eq!(answer(timeout, client.get_info(v1::InfoRequest {})).await, Ok(offered.clone()));
         assert_eq!(info(&socket, timeout).await, Ok(offered));
         let status = RegistrationStatus { plugin_registered: false, error: "no".into() };
         notify(&socket, status.clone(), timeout).await.unwrap();
