@@ -23,6 +23,7 @@ use crate::write::{ApiError, Write};
 
 mod cache;
 mod queue;
+mod stamp;
 
 pub use cache::{Cache, Index};
 pub use queue::{Backoff, Done, Queue};
@@ -92,6 +93,12 @@ pub enum Purpose {
     Evict,
     /// A pod's node has been gone for 40 s.
     Orphaned,
+    /// A pod has been ready for its workload's `minReadySeconds`.
+    Available,
+    /// A Deployment has made no progress for its `progressDeadlineSeconds`.
+    Progress,
+    /// A finished Job's `ttlSecondsAfterFinished` is over.
+    Expire,
 }
 
 /// Why an input was refused; nothing changed.
@@ -146,7 +153,7 @@ pub fn stamp(write: &mut Write, at: &Time) {
                 fill(&mut condition.last_transition_time);
             }
         }
-        _ => {}
+        other => stamp::workload(other, at),
     }
 }
 

@@ -46,6 +46,7 @@ pub enum Kind {
     ReplicaSet,
     DaemonSet,
     Job,
+    ControllerRevision,
     CustomResourceDefinition,
     /// A kind of a CustomResourceDefinition, by its group and plural.
     Custom {
@@ -178,6 +179,7 @@ kinds! {
     ReplicaSet: apps::ReplicaSet,
     DaemonSet: apps::DaemonSet,
     Job: batch::Job,
+    ControllerRevision: apps::ControllerRevision,
     CustomResourceDefinition: apiextensions::CustomResourceDefinition,
 }
 

@@ -69,6 +69,7 @@ static DEPLOYMENT: Info = info("Deployment", "apps", "deployments", "deployment"
 static REPLICA_SET: Info = info("ReplicaSet", "apps", "replicasets", "replicaset", &["rs"], "nsga");
 static DAEMON_SET: Info = info("DaemonSet", "apps", "daemonsets", "daemonset", &["ds"], "nsga");
 static JOB: Info = info("Job", "batch", "jobs", "job", &[], "nsga");
+static CONTROLLER_REVISION: Info = info("ControllerRevision", "apps", "controllerrevisions", "controllerrevision", &[], "n");
 static CUSTOM_RESOURCE_DEFINITION: Info = info(
     "CustomResourceDefinition",
     "apiextensions.k8s.io",
@@ -79,7 +80,7 @@ static CUSTOM_RESOURCE_DEFINITION: Info = info(
 );
 
 /// All kinds that need no CustomResourceDefinition.
-pub const BUILT_IN: [Kind; 22] = [
+pub const BUILT_IN: [Kind; 23] = [
     Kind::Namespace,
     Kind::Node,
     Kind::Pod,
@@ -101,6 +102,7 @@ pub const BUILT_IN: [Kind; 22] = [
     Kind::ReplicaSet,
     Kind::DaemonSet,
     Kind::Job,
+    Kind::ControllerRevision,
     Kind::CustomResourceDefinition,
 ];
 
@@ -129,6 +131,7 @@ impl Kind {
             Self::ReplicaSet => &REPLICA_SET,
             Self::DaemonSet => &DAEMON_SET,
             Self::Job => &JOB,
+            Self::ControllerRevision => &CONTROLLER_REVISION,
             Self::CustomResourceDefinition => &CUSTOM_RESOURCE_DEFINITION,
             Self::Custom { .. } => return None,
         })

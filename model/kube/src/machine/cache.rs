@@ -20,6 +20,10 @@ pub enum Index {
     ClaimsByClass,
     /// PersistentVolumeClaims by `spec.volumeName`.
     ClaimsByVolume,
+    /// Objects of any kind by the uid of the owner that controls them.
+    Owned,
+    /// Pods, ReplicaSets and ControllerRevisions that nobody controls, by namespace: a workload may adopt them.
+    Free,
 }
 
 /// Objects by key, with indexes.
@@ -107,6 +111,13 @@ impl Cache {
         self.objects.range(Key::new(T::KIND, "", "")..).map_while(|(_, object)| T::peek(object))
     }
 
+    /// The objects of a kind in a namespace, by name.
+    pub fn list_in<T: Typed>(&self, namespace: &str) -> impl Iterator<Item = &Arc<T>> {
+        let start = Key::new(T::KIND, namespace, "");
+        let end = start.clone();
+        self.objects.range(start..).take_while(move |(key, _)| key.namespace == end.namespace).map_while(|(_, object)| T::peek(object))
+    }
+
     /// The keys of all objects of a kind.
     pub fn keys(&self, kind: &Kind) -> Vec<Key> {
         self.objects.range(Key::new(kind.clone(), "", "")..).map(|(key, _)| key).take_while(|key| key.kind == *kind).cloned().collect()
@@ -125,6 +136,14 @@ impl Cache {
 
 fn indexed(object: &Object) -> Vec<(Index, String)> {
     let mut values = Vec::new();
+    let metadata = object.metadata();
+    match metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true)) {
+        Some(owner) => values.push((Index::Owned, owner.uid.clone())),
+        None if matches!(object, Object::Pod(_) | Object::ReplicaSet(_) | Object::ControllerRevision(_)) => {
+            values.push((Index::Free, metadata.namespace.clone().unwrap_or_default()));
+        }
+        None => {}
+    }
     match object {
         Object::Pod(pod) => {
             let namespace = pod.metadata.namespace.as_deref().unwrap_or("");

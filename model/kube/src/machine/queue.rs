@@ -33,8 +33,16 @@ impl Backoff {
 struct Call {
     item: Key,
     target: Key,
-    deletes: bool,
-    reads: bool,
+    what: What,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Create,
+    Change,
+    Delete,
+    Read,
+    Driver,
 }
 
 /// An answered call.
@@ -46,6 +54,10 @@ pub struct Done {
     pub deletes: bool,
     /// Whether it was a live read.
     pub reads: bool,
+    /// Whether it was a create.
+    pub creates: bool,
+    /// What was written or read; of a create that leaves the name to the server it is the item.
+    pub target: Key,
 }
 
 /// Marked items, calls in flight, backoffs. At most one call is in flight for an item, and one for a target.
@@ -113,14 +125,14 @@ impl Queue {
         self.marked.is_empty() && self.parked.is_empty() && self.calls.is_empty() && self.backing_off.is_empty()
     }
 
-    fn start(&mut self, item: &Key, target: &Key, deletes: bool, reads: bool) -> Option<u64> {
+    fn start(&mut self, item: &Key, target: &Key, what: What) -> Option<u64> {
         if target != item && self.busy.contains_key(target) {
             self.waiting.entry(target.clone()).or_default().insert(item.clone());
             return None;
         }
         let call = self.next_call;
         self.next_call += 1;
-        self.calls.insert(call, Call { item: item.clone(), target: target.clone(), deletes, reads });
+        self.calls.insert(call, Call { item: item.clone(), target: target.clone(), what });
         self.busy.insert(item.clone(), call);
         self.busy.insert(target.clone(), call);
         Some(call)
@@ -128,29 +140,38 @@ impl Queue {
 
     /// Starts a write for an item. When another write of the same object is in flight, the item is synced again after it.
     pub fn write(&mut self, item: &Key, write: Write, out: &mut Vec<Effect>) -> bool {
-        let deletes = matches!(write, Write::Delete { .. });
-        let Some(call) = self.start(item, &write.key(), deletes, false) else { return false };
+        let what = match write {
+            Write::Create { .. } => What::Create,
+            Write::Delete { .. } => What::Delete,
+            _ => What::Change,
+        };
+        let mut target = write.key();
+        if target.name.is_empty() {
+            // The server chooses the name: this is no other object's write.
+            target = item.clone();
+        }
+        let Some(call) = self.start(item, &target, what) else { return false };
         out.push(Effect::Write { call, write });
         true
     }
 
     /// Starts a live read.
     pub fn read(&mut self, item: &Key, key: Key, out: &mut Vec<Effect>) -> bool {
-        let Some(call) = self.start(item, &key, false, true) else { return false };
+        let Some(call) = self.start(item, &key, What::Read) else { return false };
         out.push(Effect::Get { call, key });
         true
     }
 
     /// Starts a call to a driver.
     pub fn call(&mut self, item: &Key, driver: &str, request: csi::ControllerCall, out: &mut Vec<Effect>) {
-        if let Some(call) = self.start(item, item, false, false) {
+        if let Some(call) = self.start(item, item, What::Driver) {
             out.push(Effect::Csi { call, driver: driver.to_owned(), request });
         }
     }
 
     /// Takes in an answer: the item and whoever waited are synced again.
     pub fn finish(&mut self, call: u64) -> Result<Done, Reject> {
-        let Call { item, target, deletes, reads } = self.calls.remove(&call).ok_or(Reject::UnknownCall { call })?;
+        let Call { item, target, what } = self.calls.remove(&call).ok_or(Reject::UnknownCall { call })?;
         self.busy.remove(&item);
         self.busy.remove(&target);
         for key in [&item, &target] {
@@ -161,7 +182,7 @@ impl Queue {
             }
         }
         self.marked.insert(item.clone());
-        Ok(Done { item, deletes, reads })
+        Ok(Done { item, deletes: what == What::Delete, reads: what == What::Read, creates: what == What::Create, target })
     }
 
     /// Takes in the answer of a write or a read as most controllers do: a success updates the cache and ends the backoff, a failure
