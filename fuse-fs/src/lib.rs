@@ -11,6 +11,7 @@
 //! - [`server`]: FUSE requests to [`fs`] operations; one connection a mount.
 //! - [`daemon`]: the unix socket that `mount.efs` asks.
 //! - [`mount_efs`]: the mount helper with the contract of the real one (spec/efs.md §3.5).
+//! - [`shims`]: `mount.nfs4` and `efs-proxy` under the real one (§3.6).
 //!
 //! Invariants: no operation can leave the exported directory (single names below held descriptors; the root is a private
 //! mount of just that directory); the host kernel checks permissions, under the credentials of the access point's user or
@@ -21,3 +22,4 @@ pub mod fs;
 pub mod mount_efs;
 pub mod protocol;
 pub mod server;
+pub mod shims;

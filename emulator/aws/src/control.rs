@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use http::{Method, StatusCode, header};
 use model_aws::{Aws, ec2, efs};
-use model_common::agent::{EfsExport, EfsMount, EfsRefusal, EfsRefusalKind, ToAgent};
+use model_common::agent::{EfsExport, EfsMount, EfsNeighbour, EfsNetwork, EfsRefusal, EfsRefusalKind, ToAgent};
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -49,9 +49,20 @@ pub async fn handle(server: &Arc<Server>, method: &Method, path: &str, body: &By
             },
             Err(error) => refuse(StatusCode::BAD_REQUEST, format!("the body is no mount request: {error}")),
         },
-        "/_ebbtide/health" | "/_ebbtide/info" | "/_ebbtide/events" | "/_ebbtide/reset" | "/_ebbtide/efs/mount" | "/metrics" => {
-            refuse(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not take {method}"))
-        }
+        "/_ebbtide/efs/network" if method == Method::POST => match serde_json::from_slice::<EfsNeighbour>(body) {
+            Ok(asking) => match efs_network(ctx, &asking.instance_id).await {
+                Some(network) => axum::Json(network).into_response(),
+                None => refuse(StatusCode::NOT_FOUND, format!("the world has no instance {}", asking.instance_id)),
+            },
+            Err(error) => refuse(StatusCode::BAD_REQUEST, format!("the body names no instance: {error}")),
+        },
+        "/_ebbtide/health"
+        | "/_ebbtide/info"
+        | "/_ebbtide/events"
+        | "/_ebbtide/reset"
+        | "/_ebbtide/efs/mount"
+        | "/_ebbtide/efs/network"
+        | "/metrics" => refuse(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not take {method}")),
         _ => refuse(StatusCode::NOT_FOUND, format!("there is no {path}")),
     }
 }
@@ -130,6 +141,16 @@ async fn efs_mount(ctx: &Ctx, request: &EfsMount) -> Result<EfsExport, EfsRefusa
         mount_target_ip: grant.mount_target_ip,
         metered_bytes: grant.metered_bytes,
     })
+}
+
+/// The mount targets that an instance's network has; none: there is no such instance.
+async fn efs_network(ctx: &Ctx, instance_id: &str) -> Option<EfsNetwork> {
+    let seen = ctx.engine.read(|aws| {
+        let instance = aws.ec2.instance(instance_id)?;
+        let client = efs::Client { zone: &instance.zone, ip: instance.private_ip, groups: &instance.interface.security_groups };
+        Some(aws.efs.network(&aws.ec2, client))
+    });
+    seen.await
 }
 
 /// Empties state and files; the world stays. Devices are detached first; one that is mounted or open refuses the reset.

@@ -3,16 +3,16 @@
 
 pub mod mountinfo;
 pub mod options;
+pub(crate) mod server;
 mod state;
 
-use crate::protocol::{self, Answer, MountAsk, Refusal, RefusalKind, Request};
+use crate::protocol::{self, MountAsk, RefusalKind, Request};
 use options::{Device, Fatal, Options};
-use rustix::mount::{MoveMountFlags, UnmountFlags};
+use server::{Asked, NotAttached, is_mounted};
 use state::Log;
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -130,25 +130,6 @@ fn tell_mounted(target: &Path, log: &Log) {
     log.write("WARNING", &format!("{target} is already mounted, mount aborted"));
 }
 
-/// Has the directory one of our mounts on top? (The real helper's own check never sees FUSE.) One whose server died is
-/// taken away: NFS would have come back to life, FUSE only answers ENOTCONN for ever.
-fn is_mounted(target: &Path) -> bool {
-    let resolved = target.canonicalize().unwrap_or_else(|_| target.into());
-    loop {
-        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        if mountinfo::parse(&table).filter(|m| m.target == resolved).last().is_none_or(|m| m.fs_type != "fuse.efs") {
-            return false;
-        }
-        let dead = std::fs::metadata(&resolved).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN));
-        if !dead || rustix::mount::unmount(&resolved, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_err() {
-            return true;
-        }
-    }
-}
-
-/// The detached mount and its minor device number, or why there is none.
-type Asked = Result<(OwnedFd, u32), Refusal>;
-
 struct Helper<'a> {
     device: &'a Device,
     options: &'a Options,
@@ -184,7 +165,7 @@ impl Helper<'_> {
                 }
                 RefusalKind::Denied | RefusalKind::NoSuchPath => {
                     self.tell_watchdog(&mut watchdog_told);
-                    let text = self.server_refusal(refusal.kind);
+                    let text = server::refusal_text(refusal.kind, &format!("127.0.0.1:{}", self.device.path));
                     self.log.write("DEBUG", &format!("the server's reason: {}", refusal.message));
                     // An access point may not be available yet; only then "access denied" is tried again.
                     if last || !has_access_point || refusal.kind == RefusalKind::NoSuchPath {
@@ -236,17 +217,6 @@ impl Helper<'_> {
         }
     }
 
-    /// The text of mount.nfs4.
-    fn server_refusal(&self, kind: RefusalKind) -> String {
-        let path = &self.device.path;
-        match kind {
-            RefusalKind::NoSuchPath => {
-                format!("mount.nfs4: mounting 127.0.0.1:{path} failed, reason given by server: No such file or directory")
-            }
-            _ => format!("mount.nfs4: access denied by server while mounting 127.0.0.1:{path}"),
-        }
-    }
-
     fn report_attempt(&self, attempt: u32, reason: &str, wait: Duration) {
         let text = format!("Mount attempt {attempt}/{ATTEMPTS} failed due to {reason}, wait {} sec before next attempt.", wait.as_secs());
         // As the real helper: who reads stderr later still sees each attempt.
@@ -269,15 +239,6 @@ impl Helper<'_> {
     }
 
     fn ask(&self) -> Result<Asked, Failure> {
-        let socket = &self.environment.socket;
-        let no_server = |error: std::io::Error| Failure {
-            message: format!(
-                "mount.efs: no EFS server answers on {}: {error}. Start it with `ebbtide up` (each node runs one), or set EBBTIDE_EFS_SOCKET.",
-                socket.display()
-            ),
-            code: 1,
-        };
-        let stream = UnixStream::connect(socket).map_err(no_server)?;
         let option = |key: &str| self.options.get(key).map(str::to_owned);
         let ask = MountAsk {
             file_system_id: self.device.file_system_id.clone(),
@@ -290,38 +251,23 @@ impl Helper<'_> {
             path: self.device.path.clone(),
             target: self.target.display().to_string(),
         };
-        protocol::send(&stream, &Request { ask, view: self.options.view() }, None).map_err(no_server)?;
-        match protocol::receive::<Answer>(&stream).map_err(no_server)? {
-            (Answer::Mounted { minor }, Some(mount)) => {
-                // The server has closed its own descriptor of the mount when it hangs up; until then the mount is busy.
-                let _ = std::io::Read::read(&mut &stream, &mut [0]);
-                Ok(Ok((mount, minor)))
-            }
-            (Answer::Mounted { .. }, None) => Err(no_server(std::io::Error::other("the answer has no mount"))),
-            (Answer::Refused(refusal), _) => Ok(Err(refusal)),
-        }
+        server::ask(&self.environment.socket, Request { ask, view: self.options.view() })
+            .map_err(|message| Failure { message: format!("mount.efs: {message}"), code: 1 })
     }
 
     fn finish(&self, mount: &OwnedFd, minor: u32) -> Result<(), Failure> {
         let target = self.target.display();
-        let problem = match std::fs::metadata(self.target) {
-            Err(_) => Some("does not exist"),
-            Ok(metadata) if !metadata.is_dir() => Some("is not a directory"),
-            Ok(_) => None,
-        };
-        if let Some(problem) = problem {
-            return Err(Failure { message: format!("b'mount.nfs4: mount point {target} {problem}'"), code: 1 });
+        match server::attach(mount, self.target) {
+            Ok(()) => {}
+            Err(NotAttached::Mounted) => {
+                tell_mounted(self.target, self.log);
+                return Ok(());
+            }
+            Err(NotAttached::MountPoint(problem)) => {
+                return Err(Failure { message: format!("b'mount.nfs4: mount point {target} {problem}'"), code: 1 });
+            }
+            Err(NotAttached::Failed(message)) => return Err(Failure { message: format!("mount.efs: {message}"), code: 32 }),
         }
-        // Two helpers that waited for the same server get their mounts at the same time; one of them is enough.
-        let lock = std::fs::File::open(self.target).and_then(|directory| directory.lock().map(|()| directory));
-        if is_mounted(self.target) {
-            tell_mounted(self.target, self.log);
-            return Ok(());
-        }
-        let _lock = lock.map_err(|error| Failure { message: format!("mount.efs: cannot lock {target}: {error}"), code: 32 })?;
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
-        rustix::mount::move_mount(mount, c"", rustix::fs::CWD, self.target, flags)
-            .map_err(|error| Failure { message: format!("mount.efs: cannot attach the mount at {target}: {error}"), code: 32 })?;
         // 15 × rsize, as efs-utils; best effort, a container may not write it.
         let rsize = self.options.get("rsize").and_then(|r| r.parse::<u64>().ok()).unwrap_or(1 << 20);
         let _ = std::fs::write(format!("/sys/class/bdi/0:{minor}/read_ahead_kb"), (15 * rsize / 1024).to_string());

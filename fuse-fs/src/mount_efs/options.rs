@@ -65,6 +65,7 @@ impl Options {
             no_dir_atime: self.has("nodiratime"),
             sync: self.has("sync"),
             dir_sync: self.has("dirsync"),
+            nfs: false,
         }
     }
 

@@ -2,6 +2,7 @@
 //! and their tools; a mount never fails for them, and they are only written where their directory exists.
 
 use super::mountinfo;
+use crate::server::is_type;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -38,7 +39,7 @@ fn dotted(target: &Path) -> String {
 pub fn note_mount(directory: &Path, fs_id: &str, access_point: Option<&str>, tls: bool, target: &Path, wanted_port: Option<u16>) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mounted: Vec<_> = mountinfo::parse(&table).filter(|m| m.fs_type == "fuse.efs").map(|m| m.target).collect();
+    let mounted: Vec<_> = mountinfo::parse(&table).filter(|m| is_type(&m.fs_type)).map(|m| m.target).collect();
     let mut taken = Vec::new();
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();

@@ -6,4 +6,4 @@ pub mod session;
 
 pub use fuse::{Cache, EfsServer};
 pub use open::OpenState;
-pub use session::{MountError, Running, View, mount};
+pub use session::{MountError, Running, View, is_type, mount};

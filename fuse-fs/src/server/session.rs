@@ -22,6 +22,13 @@ use std::thread::JoinHandle;
 pub const SOURCE: &str = "127.0.0.1:/";
 /// Shown as file system type `fuse.efs`.
 const SUBTYPE: &str = "efs";
+/// Shown as `fuse.nfs4`: what `mount.nfs4` mounts, and what efs-utils' watchdog takes for NFS.
+const SUBTYPE_NFS: &str = "nfs4";
+
+/// Is this type, as mountinfo has it, one of ours?
+pub fn is_type(fs_type: &str) -> bool {
+    fs_type.strip_prefix("fuse.").is_some_and(|subtype| [SUBTYPE, SUBTYPE_NFS].contains(&subtype))
+}
 
 /// How a mount looks to its users.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +42,8 @@ pub struct View {
     pub no_dir_atime: bool,
     pub sync: bool,
     pub dir_sync: bool,
+    /// As `fuse.nfs4`.
+    pub nfs: bool,
 }
 
 /// A mount that could not be made.
@@ -100,7 +109,8 @@ fn superblock(device: &OwnedFd, view: View) -> Result<OwnedFd, MountError> {
     let step = |step| move |source| MountError::Superblock { step, source };
     let superblock = rustix::mount::fsopen(c"fuse", FsOpenFlags::FSOPEN_CLOEXEC).map_err(step("fsopen"))?;
     let fd = device.as_raw_fd().to_string();
-    let options = [("source", SOURCE), ("subtype", SUBTYPE), ("fd", &fd), ("rootmode", "40000"), ("user_id", "0"), ("group_id", "0")];
+    let subtype = if view.nfs { SUBTYPE_NFS } else { SUBTYPE };
+    let options = [("source", SOURCE), ("subtype", subtype), ("fd", &fd), ("rootmode", "40000"), ("user_id", "0"), ("group_id", "0")];
     for (key, value) in options {
         rustix::mount::fsconfig_set_string(&superblock, key, value).map_err(step(key))?;
     }

@@ -5,7 +5,8 @@
 //! frame a message. When the connection is lost the emulator treats calls in flight as *unknown*; the next
 //! `Hello` says what the kernel has, and that is the truth.
 //!
-//! Separately, a node asks `POST /_ebbtide/efs/mount` ([`EfsMount`] → [`EfsExport`]) what to serve for an EFS mount.
+//! Separately, a node asks `POST /_ebbtide/efs/mount` ([`EfsMount`] → [`EfsExport`]) what to serve for an EFS mount, and `POST
+//! /_ebbtide/efs/network` ([`EfsNeighbour`] → [`EfsNetwork`]) which mount targets its network has.
 
 use serde::{Deserialize, Serialize};
 
@@ -139,6 +140,37 @@ pub enum EfsRefusalKind {
     Unreachable,
     /// The server refuses: no such access point, access denied. Exit 32 with the text of `mount.nfs4`.
     Denied,
+}
+
+/// `POST /_ebbtide/efs/network`: which mount targets does the network show to this instance?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EfsNeighbour {
+    pub instance_id: String,
+}
+
+/// The mount targets that an instance's network has: what a name server and a router know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EfsNetwork {
+    pub region: String,
+    /// The zone of the instance.
+    pub zone: String,
+    pub mount_targets: Vec<EfsMountTarget>,
+}
+
+/// A mount target that is available.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EfsMountTarget {
+    pub file_system_id: String,
+    /// `us-east-1a`
+    pub zone: String,
+    /// `use1-az1`
+    pub zone_id: String,
+    pub ip: std::net::Ipv4Addr,
+    /// Its security groups let the instance through.
+    pub reachable: bool,
 }
 
 /// The identity an access point gives to every operation (efs.md §4.1).

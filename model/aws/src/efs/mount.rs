@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use model_common::agent::{CreationInfo, EfsMount, EfsRefusal, EfsRefusalKind, PosixUser};
+use model_common::agent::{CreationInfo, EfsMount, EfsMountTarget, EfsNetwork, EfsRefusal, EfsRefusalKind, PosixUser};
 
 use super::{LifeCycle, MountTarget, State};
 use crate::ec2;
@@ -38,9 +38,7 @@ impl State {
     /// Decides as the network and the server do, in their order: name, address, security group, access point.
     pub fn mount(&self, ec2: &ec2::State, request: &EfsMount, client: Client<'_>) -> Result<Grant, EfsRefusal> {
         let target = self.target_for(request, client)?;
-        let groups = target.security_groups.iter().filter_map(|id| ec2.network().security_group(id));
-        let admitted = groups.into_iter().any(|group| group.admits("tcp", NFS, client.ip, client.groups));
-        if !admitted {
+        if !admitted(ec2, target, client) {
             return Err(refusal(EfsRefusalKind::Unreachable, unreachable_text(&target.ip.to_string())));
         }
         let denied = || refusal(EfsRefusalKind::Denied, "mount.nfs4: access denied by server while mounting 127.0.0.1:/".to_owned());
@@ -62,6 +60,19 @@ impl State {
             mount_target_ip: target.ip.to_string(),
             metered_bytes: file_system.metered_bytes,
         })
+    }
+
+    /// The mount targets that a client's name server and router know.
+    pub fn network(&self, ec2: &ec2::State, client: Client<'_>) -> EfsNetwork {
+        let up = self.mount_targets.iter().map(|(_, target)| target).filter(|target| target.state == LifeCycle::Available);
+        let seen = |target: &MountTarget| EfsMountTarget {
+            file_system_id: target.file_system_id.clone(),
+            zone: target.zone.0.clone(),
+            zone_id: target.zone.1.clone(),
+            ip: target.ip,
+            reachable: admitted(ec2, target, client),
+        };
+        EfsNetwork { region: self.region.clone(), zone: client.zone.to_owned(), mount_targets: up.map(seen).collect() }
     }
 
     /// The mount target that the client's name resolution finds: by address, else in the zone asked for, else in its own zone.
@@ -105,7 +116,8 @@ impl State {
         // As Python prints a list.
         let zones: Vec<String> = available.iter().map(|target| format!("'{}'", target.zone.0)).collect();
         let others = format!("Available mount target(s) are in az [{}]", zones.join(", "));
-        match all.iter().find(|target| target.zone.0 == zone) {
+        // `crossaccount` asks by the zone's id.
+        match all.iter().find(|target| target.zone.0 == zone || target.zone.1 == zone) {
             Some(target) if up(target) => Ok(target),
             Some(target) if target.state == LifeCycle::Deleting => Err(unresolved(format!(
                 // The quotation marks are efs-utils' own.
@@ -121,6 +133,12 @@ impl State {
             ))),
         }
     }
+}
+
+/// Do the security groups of the mount target let this client through?
+fn admitted(ec2: &ec2::State, target: &MountTarget, client: Client<'_>) -> bool {
+    let mut groups = target.security_groups.iter().filter_map(|id| ec2.network().security_group(id));
+    groups.any(|group| group.admits("tcp", NFS, client.ip, client.groups))
 }
 
 fn unreachable_text(ip: &str) -> String {

@@ -325,6 +325,15 @@ fn who_may_mount() {
     bench.settle();
     assert_eq!(mount(&bench, &request(None), &groups).unwrap().mount_target_ip, target.ip.to_string());
     assert_eq!(mount(&bench, &request(None), &[]).unwrap_err().0, EfsRefusalKind::Unreachable);
+    // What the network shows is what a mount meets.
+    let network = |bench: &Bench, groups: &[String]| {
+        bench.efs.network(&bench.ec2, Client { zone: "us-east-1a", ip: instance.private_ip, groups }).mount_targets
+    };
+    let seen: Vec<_> = network(&bench, &groups).into_iter().map(|seen| (seen.ip, seen.reachable)).collect();
+    assert_eq!(seen, [(target.ip, true)]);
+    assert!(!network(&bench, &[])[0].reachable);
+    let by_zone_id = EfsMount { availability_zone: Some(target.zone.1.clone()), ..request(None) };
+    assert_eq!(mount(&bench, &by_zone_id, &groups).unwrap().mount_target_ip, target.ip.to_string());
     let by_ip = EfsMount { mount_target_ip: Some("10.0.3.3".into()), ..request(None) };
     assert_eq!(mount(&bench, &by_ip, &groups).unwrap_err().0, EfsRefusalKind::Unreachable);
     let elsewhere = EfsMount { availability_zone: Some("us-east-1c".into()), ..request(None) };
@@ -332,6 +341,7 @@ fn who_may_mount() {
     assert!(text.contains(&format!("\"us-east-1c.{id}.efs")) && text.contains("No matching mount target in the az us-east-1c."), "{text}");
     // Another mount target comes, and the first goes: each says how far it is.
     let second = bench.mount_target(&id, 1).unwrap();
+    assert_eq!(network(&bench, &groups).len(), 1, "one that is being made has no name yet");
     let zone = second.zone.0.clone();
     let (_, text) = mount(&bench, &EfsMount { availability_zone: Some(zone.clone()), ..request(None) }, &groups).unwrap_err();
     let wanted = format!(
