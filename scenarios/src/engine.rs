@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::invariants::Facts;
-use crate::language::Target;
+use crate::invariants::{Facts, Found};
+use crate::language::{Fault, Target};
 
 /// Why a world did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +80,14 @@ pub trait Engine {
     async fn delete(&mut self, target: &Target, grace_seconds: Option<u32>) -> Result<(), EngineError>;
     /// Runs a command in a pod's container to its end.
     async fn exec(&mut self, namespace: &str, pod: &str, container: Option<&str>, command: &[String]) -> Result<Output, EngineError>;
+    /// Causes trouble, or ends it.
+    async fn fault(&mut self, fault: &Fault) -> Result<(), EngineError> {
+        Err(EngineError::Unsupported(format!("the fault {fault} is not known in this world")))
+    }
+    /// What a world that watches itself saw not to hold since it was last asked.
+    async fn violations(&mut self) -> Vec<Found> {
+        Vec::new()
+    }
     /// What the invariants look at.
     async fn facts(&mut self) -> Result<Facts, EngineError>;
 }

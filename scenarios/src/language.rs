@@ -14,6 +14,7 @@
 
 mod check;
 mod duration;
+mod fault;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use serde_json::Value;
 
 pub use check::{API_VERSION, LoadError, parse};
 pub use duration::Span;
+pub use fault::{ApiOutcome, Fault, Trouble, code_of};
 
 /// A scenario as written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -123,6 +125,7 @@ pub enum Op {
     Wait(Wait),
     Exec(Exec),
     Assert(Assert),
+    Fault(Fault),
     Print(String),
     Sleep(Span),
 }
@@ -159,6 +162,9 @@ pub struct OpForm {
     /// Require something of the state of the world.
     #[serde(skip_serializing_if = "Option::is_none")]
     assert: Option<Assert>,
+    /// Cause trouble, or end it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault: Option<Fault>,
     /// Say something to whoever watches.
     #[serde(skip_serializing_if = "Option::is_none")]
     print: Option<String>,
@@ -167,7 +173,7 @@ pub struct OpForm {
     sleep: Option<Span>,
 }
 
-const VERBS: &str = "aws, apply, delete, wait, exec, assert, print, sleep";
+const VERBS: &str = "aws, apply, delete, wait, exec, assert, fault, print, sleep";
 
 impl TryFrom<OpForm> for Op {
     type Error = String;
@@ -180,6 +186,7 @@ impl TryFrom<OpForm> for Op {
             form.wait.map(Op::Wait),
             form.exec.map(Op::Exec),
             form.assert.map(Op::Assert),
+            form.fault.map(Op::Fault),
             form.print.map(Op::Print),
             form.sleep.map(Op::Sleep),
         ]
@@ -204,6 +211,7 @@ impl From<Op> for OpForm {
             Op::Wait(wait) => form.wait = Some(wait),
             Op::Exec(exec) => form.exec = Some(exec),
             Op::Assert(assert) => form.assert = Some(assert),
+            Op::Fault(fault) => form.fault = Some(fault),
             Op::Print(text) => form.print = Some(text),
             Op::Sleep(span) => form.sleep = Some(span),
         }
@@ -260,7 +268,10 @@ pub struct Delete {
     pub namespace: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_version: Option<String>,
-    /// Seconds that a pod gets to end.
+    /// What is not there is no failure.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ignore_not_found: bool,
+    /// Seconds that a pod gets to end; 0: its object goes at once, whatever its node does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_period_seconds: Option<u32>,
     /// How long to wait until all are gone; `0s` does not wait.

@@ -64,6 +64,7 @@ pub async fn play<E: Engine>(scenario: &Scenario, engine: &mut E, observer: &mut
         }
         player.observer.step_started(index + 1, of, &step.name);
         let mut report = player.step(step).await;
+        violations.extend(player.watched(&step.name, &watched).await);
         match player.engine.facts().await {
             Ok(facts) => {
                 let found = invariants::safety(&facts).into_iter().filter(|(name, _)| watched(name));
@@ -98,6 +99,18 @@ pub async fn play<E: Engine>(scenario: &Scenario, engine: &mut E, observer: &mut
 }
 
 impl<E: Engine> Player<'_, E> {
+    /// What the world itself saw not to hold.
+    async fn watched(&mut self, step: &str, watched: &impl Fn(&str) -> bool) -> Vec<Violation> {
+        let found = self.engine.violations().await.into_iter().filter(|found| watched(found.invariant));
+        found
+            .map(|found| Violation {
+                invariant: found.invariant.into(),
+                message: format!("{} (at {})", found.message, crate::report::short(found.at)),
+                step: step.into(),
+            })
+            .collect()
+    }
+
     async fn step(&mut self, step: &Step) -> StepReport {
         let start = self.engine.now();
         let mut operations = Vec::new();

@@ -18,9 +18,12 @@ mod files;
 mod kubelet;
 mod plugin;
 mod programs;
+mod rpc;
 mod status;
+mod story;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -41,11 +44,14 @@ use model_node::{kubelet as node, pending, volume_manager};
 use serde_json::Value;
 
 use crate::engine::{Applied, Engine, EngineError, Output};
-use crate::invariants::Facts;
-use crate::language::{Scenario, Target};
+use crate::invariants::{Facts, Found, Watch};
+use crate::language::{ApiOutcome, Fault, Scenario, Target, Trouble};
 use crate::report::{Observer, Report, Silent};
 use crate::runner;
+use actors::Caller;
 use clock::{Clock, Latencies, Part};
+use story::Told;
+use trouble::Actor;
 
 /// When virtual time begins: 2026-01-01T00:00:00Z, in seconds since the Unix epoch.
 const EPOCH: i64 = 1_767_225_600;
@@ -106,6 +112,9 @@ enum Timer {
     Driver(Which, driver::Timer),
     /// A sidecar's patience with a call.
     Deadline(CallId),
+    /// A kubelet's patience with a call.
+    Rpc(u64),
+    Fault(model_aws::faults::Timer),
     Volume(usize, volume_manager::Timer),
     Pod(usize, volume_manager::PodUid, PodTimer),
 }
@@ -118,18 +127,18 @@ enum Event {
     Watch(Watcher, Box<Change>),
     /// A controller's request reaches the store.
     Write {
-        from: usize,
+        from: Caller,
         call: u64,
         write: Box<Write>,
     },
     Get {
-        from: usize,
+        from: Caller,
         call: u64,
         key: Key,
     },
     /// The answer reaches the controller.
     Written {
-        to: usize,
+        to: Caller,
         call: u64,
         result: Box<Result<Object, ApiError>>,
     },
@@ -143,7 +152,7 @@ enum Event {
     },
     /// The driver's answer reaches the sidecar.
     Returned {
-        to: usize,
+        to: Caller,
         call: u64,
         result: Box<Result<csi::ControllerReply, csi::Error>>,
     },
@@ -152,6 +161,8 @@ enum Event {
         which: Which,
         id: CallId,
         call: Box<CloudCall>,
+        /// It met its faults already.
+        met: bool,
     },
     /// AWS's answer reaches the driver.
     Answer {
@@ -173,6 +184,18 @@ enum Event {
     Report(usize, BTreeSet<volume_manager::VolumeName>),
     /// A kubelet renews its lease.
     Beat(usize),
+    /// A driver's node service ends its work for a call, or a fault answers in its place.
+    Worked {
+        rpc: u64,
+        refused: Option<Box<csi::Error>>,
+    },
+    /// A fault answers a sidecar's call in the driver's place.
+    Refused(CallId, csi::Error),
+    /// Trouble comes, or ends, by itself.
+    Cause(Box<Trouble>),
+    Resume(Actor),
+    EndRule(u64),
+    Release(usize, String),
     /// A container's loop comes round.
     Line {
         node: usize,
@@ -180,6 +203,25 @@ enum Event {
         container: String,
         attempt: u32,
     },
+}
+
+impl Event {
+    /// The process that it reaches.
+    fn is_for(&self) -> Option<Actor> {
+        Some(match self {
+            Self::Fired(Timer::Controller(number, _)) => Actor::Controller(*number),
+            Self::Watch(Watcher::Controller(number), _) => Actor::Controller(*number),
+            Self::Written { to, .. } | Self::Returned { to, .. } => Actor::Controller(to.number),
+            Self::Fired(Timer::Driver(which, _)) | Self::Call { which, .. } | Self::Answer { which, .. } => Actor::Driver(*which),
+            Self::Fired(Timer::Volume(number, _) | Timer::Pod(number, ..)) => Actor::Kubelet(*number),
+            Self::Watch(Watcher::Node(number), _)
+            | Self::Kubelet(number, _)
+            | Self::Pod(number, ..)
+            | Self::Action(number, ..)
+            | Self::Report(number, _) => Actor::Kubelet(*number),
+            _ => return None,
+        })
+    }
 }
 
 struct World {
@@ -197,6 +239,13 @@ struct World {
     delivered: BTreeMap<(Watcher, Kind), Duration>,
     /// How many Events were told; their names are made from their nanoseconds, which must differ.
     told: i64,
+    trouble: trouble::State,
+    rpcs: rpc::Rpcs,
+    watch: Watch,
+    /// EC2's attachments, as the invariants were last told.
+    attachments: BTreeMap<String, BTreeMap<String, &'static str>>,
+    /// What happened, for people; none: nobody wants to know.
+    story: Option<Vec<Told>>,
 }
 
 impl World {
@@ -217,6 +266,11 @@ impl World {
             trees: BTreeMap::new(),
             delivered: BTreeMap::new(),
             told: 0,
+            trouble: trouble::State::default(),
+            rpcs: rpc::Rpcs::default(),
+            watch: Watch::default(),
+            attachments: BTreeMap::new(),
+            story: None,
         };
         this.note("seed", &seed);
         this.boot()?;
@@ -289,6 +343,11 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
+        if !self.trouble.paused.is_empty()
+            && let Some(held) = event.is_for().and_then(|actor| self.trouble.paused.get_mut(&actor))
+        {
+            return held.push(event);
+        }
         match event {
             Event::Fired(timer) => {
                 self.clock.fired(&timer);
@@ -297,22 +356,34 @@ impl World {
             }
             Event::Watch(watcher, change) => self.watched(watcher, &change),
             Event::Write { from, call, write } => {
-                let result = self.commit(&write);
+                let result = match self.trouble.meet_write(from.number, &write) {
+                    None => self.commit(&write),
+                    Some(outcome) => {
+                        self.faults_changed();
+                        if outcome == ApiOutcome::AckLost {
+                            // Whether it was applied is what its author must find out.
+                            let _ = self.commit(&write);
+                        }
+                        Err(trouble::api_error(outcome, &write))
+                    }
+                };
                 self.soon(Part::Write, Event::Written { to: from, call, result: Box::new(result) });
             }
             Event::Get { from, call, key } => {
                 let result = self.store.object(&key).cloned().ok_or_else(|| ApiError::not_found(&key.kind, &key.name));
                 self.soon(Part::Write, Event::Written { to: from, call, result: Box::new(result) });
             }
-            Event::Written { to, call, result } => self.controller(to, &kube::Input::Written { call, result: *result }),
+            Event::Written { to, call, result } if self.lives(to) => {
+                self.controller(to.number, &kube::Input::Written { call, result: *result });
+            }
+            Event::Returned { to, call, result } if self.lives(to) => {
+                self.controller(to.number, &kube::Input::Csi { call, result: *result });
+            }
+            // Who asked is no more.
+            Event::Written { .. } | Event::Returned { .. } => {}
             Event::Tell(write) => drop(self.commit(&write)),
             Event::Call { which, id, request } => self.driver(which, &driver::Input::Call { id, request: *request }),
-            Event::Returned { to, call, result } => self.controller(to, &kube::Input::Csi { call, result: *result }),
-            Event::Cloud { which, id, call } => {
-                let result = self.cloud(&call);
-                self.note("cloud", &(&call, &result));
-                self.soon(Part::Cloud, Event::Answer { which, id, result });
-            }
+            Event::Cloud { which, id, call, met } => self.cloud_arrived(which, id, call, met),
             Event::Answer { which, id, result } => self.driver(which, &driver::Input::Cloud { id, result: *result }),
             Event::Device(work) => self.device_done(*work),
             Event::Tree(work) => self.tree_done(work),
@@ -321,6 +392,12 @@ impl World {
             Event::Action(node, op, action) => self.action_done(node, op, *action),
             Event::Report(node, in_use) => self.report_in_use(node, in_use),
             Event::Beat(node) => self.beat(node),
+            Event::Worked { rpc, refused } => self.worked(rpc, refused.map(|error| *error)),
+            Event::Refused(id, error) => self.refuse_call(id, error),
+            Event::Cause(trouble) => drop(self.cause(&Fault::Cluster(*trouble))),
+            Event::Resume(actor) => self.resume(actor),
+            Event::EndRule(number) => self.end_rule(number),
+            Event::Release(node, volume) => self.release(node, volume),
             Event::Line { node, pod, container, attempt } => self.line(node, &pod, &container, attempt),
         }
     }
@@ -332,6 +409,8 @@ impl World {
             Timer::Controller(number, timer) => self.controller(number, &kube::Input::Fired(timer)),
             Timer::Driver(which, timer) => self.driver(which, &driver::Input::Fired(timer)),
             Timer::Deadline(id) => self.call_expired(id),
+            Timer::Rpc(id) => self.rpc_expired(id),
+            Timer::Fault(timer) => drop(self.aws(model_aws::Input::Faults(model_aws::faults::Input::Fired(timer)))),
             Timer::Volume(number, timer) => self.kubelet(number, &node::Input::Volume(volume_manager::Input::Fired(timer))),
             Timer::Pod(number, pod, timer) => self.kubelet(number, &node::Input::PodTimer { pod, timer }),
         }
@@ -380,6 +459,12 @@ impl Engine for World {
         let there = self.latencies.draw(Part::Mount);
         self.advance(there);
         self.look(namespace, pod, container, command)
+    }
+    async fn fault(&mut self, fault: &Fault) -> Result<(), EngineError> {
+        self.cause(fault)
+    }
+    async fn violations(&mut self) -> Vec<Found> {
+        self.watch.take()
     }
     async fn facts(&mut self) -> Result<Facts, EngineError> {
         Ok(self.tell_facts())

@@ -198,6 +198,40 @@ pub enum ControllerCall {
     },
 }
 
+impl ControllerCall {
+    /// The procedure's name in CSI.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::CreateVolume { .. } => "CreateVolume",
+            Self::DeleteVolume { .. } => "DeleteVolume",
+            Self::ControllerPublishVolume { .. } => "ControllerPublishVolume",
+            Self::ControllerUnpublishVolume { .. } => "ControllerUnpublishVolume",
+            Self::ValidateVolumeCapabilities { .. } => "ValidateVolumeCapabilities",
+            Self::ControllerExpandVolume { .. } => "ControllerExpandVolume",
+            Self::ControllerModifyVolume { .. } => "ControllerModifyVolume",
+            Self::CreateSnapshot { .. } => "CreateSnapshot",
+            Self::DeleteSnapshot { .. } => "DeleteSnapshot",
+            Self::ListSnapshots { .. } => "ListSnapshots",
+        }
+    }
+
+    /// The volume, the volume's name, or the snapshot that it is about; empty where it is about none.
+    pub fn subject(&self) -> &str {
+        match self {
+            Self::CreateVolume { name: subject, .. }
+            | Self::DeleteVolume { volume_id: subject }
+            | Self::ControllerPublishVolume { volume_id: subject, .. }
+            | Self::ControllerUnpublishVolume { volume_id: subject, .. }
+            | Self::ValidateVolumeCapabilities { volume_id: subject, .. }
+            | Self::ControllerExpandVolume { volume_id: subject, .. }
+            | Self::ControllerModifyVolume { volume_id: subject, .. }
+            | Self::CreateSnapshot { source_volume_id: subject, .. }
+            | Self::DeleteSnapshot { snapshot_id: subject }
+            | Self::ListSnapshots { source_volume_id: subject, .. } => subject,
+        }
+    }
+}
+
 /// The answer to a [`ControllerCall`], variant for variant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ControllerReply {
@@ -266,6 +300,35 @@ pub enum NodeCall {
     },
     NodeGetCapabilities,
     NodeGetInfo,
+}
+
+impl NodeCall {
+    /// The procedure's name in CSI.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NodeStageVolume { .. } => "NodeStageVolume",
+            Self::NodeUnstageVolume { .. } => "NodeUnstageVolume",
+            Self::NodePublishVolume { .. } => "NodePublishVolume",
+            Self::NodeUnpublishVolume { .. } => "NodeUnpublishVolume",
+            Self::NodeExpandVolume { .. } => "NodeExpandVolume",
+            Self::NodeGetVolumeStats { .. } => "NodeGetVolumeStats",
+            Self::NodeGetCapabilities => "NodeGetCapabilities",
+            Self::NodeGetInfo => "NodeGetInfo",
+        }
+    }
+
+    /// The volume that it is about; empty where it is about none.
+    pub fn volume_id(&self) -> &str {
+        match self {
+            Self::NodeStageVolume { volume_id, .. }
+            | Self::NodeUnstageVolume { volume_id, .. }
+            | Self::NodePublishVolume { volume_id, .. }
+            | Self::NodeUnpublishVolume { volume_id, .. }
+            | Self::NodeExpandVolume { volume_id, .. }
+            | Self::NodeGetVolumeStats { volume_id, .. } => volume_id,
+            Self::NodeGetCapabilities | Self::NodeGetInfo => "",
+        }
+    }
 }
 
 /// What a node service can do beyond publish and unpublish.

@@ -139,6 +139,7 @@ fn check_op(op: &Op, field: &str) -> Result<(), Finding> {
             }
             Ok(())
         }
+        Op::Fault(fault) => fault.check().or_else(|message| finding(format!("{field}.fault"), message)),
         Op::Exec(_) | Op::Print(_) | Op::Sleep(_) => Ok(()),
     }
 }
@@ -166,7 +167,7 @@ fn check_variables(op: &Op, field: &str, known: &mut BTreeSet<String>) -> Result
         Op::Aws(aws) => &aws.capture,
         Op::Exec(exec) => &exec.capture,
         Op::Assert(assert) => &assert.capture,
-        Op::Apply(_) | Op::Delete(_) | Op::Wait(_) | Op::Print(_) | Op::Sleep(_) => return Ok(()),
+        Op::Apply(_) | Op::Delete(_) | Op::Wait(_) | Op::Fault(_) | Op::Print(_) | Op::Sleep(_) => return Ok(()),
     };
     known.extend(capture.keys().cloned());
     Ok(())

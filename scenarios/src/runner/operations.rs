@@ -54,6 +54,7 @@ pub(super) fn title(op: &Op, variables: &Variables) -> String {
             let part = |pointer: &str| resource.as_ref().and_then(|r| r.pointer(pointer)).and_then(Value::as_str).unwrap_or("*").to_owned();
             format!("assert {}/{}", part("/kind"), part("/metadata/name"))
         }
+        Op::Fault(fault) => format!("fault {fault}"),
         Op::Print(_) => "print".into(),
         Op::Sleep(span) => format!("sleep {span}"),
     };
@@ -90,6 +91,11 @@ impl<E: Engine> Player<'_, E> {
             Op::Wait(wait) => self.wait(wait).await,
             Op::Exec(exec) => self.exec(exec, details).await,
             Op::Assert(assert) => self.assert(assert, details).await,
+            Op::Fault(fault) => {
+                let filled = variables::fill_value(&Value::from(fault.clone()), &self.variables)?;
+                let fault = crate::language::Fault::try_from(filled).map_err(|message| Failure { last: true, message })?;
+                Ok(self.engine.fault(&fault).await?)
+            }
             Op::Print(text) => {
                 details.push(variables::fill(text, &self.variables)?);
                 Ok(())
@@ -184,6 +190,9 @@ impl<E: Engine> Player<'_, E> {
         let mut waiting = Vec::new();
         for target in targets {
             let uid = self.engine.get(&target).await?.and_then(|object| object.pointer("/metadata/uid").cloned());
+            if uid.is_none() && delete.ignore_not_found {
+                continue;
+            }
             self.engine.delete(&target, delete.grace_period_seconds).await?;
             details.push(format!("{} {} deleted", target.kind.to_lowercase(), target.name));
             waiting.push((target, uid));

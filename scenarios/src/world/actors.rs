@@ -7,20 +7,32 @@ use model_kube::machine::{self, Effect, Input};
 use model_kube::object::Change;
 
 use super::clock::Part;
-use super::{Event, Timer, Watcher, World};
+use super::{Event, Timer, Watcher, Which, World};
 
 pub(super) struct Controller {
     pub(super) machine: controllers::Controller,
+    /// The driver beside which it is deployed.
+    pub(super) driver: Option<Which>,
+    /// Whether its process runs.
+    pub(super) up: bool,
+    /// How often it was started; an answer to an earlier life is nobody's.
+    pub(super) life: u32,
     recorder: Recorder,
+}
+
+/// Who asked: a controller in one of its lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Caller {
+    pub number: usize,
+    pub life: u32,
 }
 
 /// Those of every cluster, and the sidecars of both drivers as they are deployed.
 pub(super) fn all() -> Vec<Controller> {
-    let machines = controllers::Controller::builtin()
-        .into_iter()
-        .chain(controllers::Controller::sidecars(&Driver::ebs()))
-        .chain(controllers::Controller::sidecars(&Driver::efs()));
-    machines.map(|machine| Controller { machine, recorder: Recorder::default() }).collect()
+    let own = controllers::Controller::builtin().into_iter().map(|machine| (None, machine));
+    let beside = |which, driver: &Driver| controllers::Controller::sidecars(driver).into_iter().map(move |machine| (Some(which), machine));
+    let machines = own.chain(beside(Which::Ebs, &Driver::ebs())).chain(beside(Which::Efs, &Driver::efs()));
+    machines.map(|(driver, machine)| Controller { machine, driver, up: true, life: 0, recorder: Recorder::default() }).collect()
 }
 
 impl World {
@@ -42,16 +54,17 @@ impl World {
         let actor = &mut self.controllers[number];
         let name = actor.machine.name();
         let timeout = actor.machine.call_timeout();
+        let from = Caller { number, life: actor.life };
         let verdict = actor.machine.step(input, &mut effects);
         self.note(name, &(summary(input), verdict));
         for effect in effects {
             match effect {
                 Effect::Write { call, mut write } => {
                     machine::stamp(&mut write, &Time(self.timestamp()));
-                    self.soon(Part::Write, Event::Write { from: number, call, write: Box::new(write) });
+                    self.soon(Part::Write, Event::Write { from, call, write: Box::new(write) });
                 }
-                Effect::Get { call, key } => self.soon(Part::Write, Event::Get { from: number, call, key }),
-                Effect::Csi { call, driver, request } => self.call_driver(number, call, &driver, request, timeout),
+                Effect::Get { call, key } => self.soon(Part::Write, Event::Get { from, call, key }),
+                Effect::Csi { call, driver, request } => self.call_driver(from, call, &driver, request, timeout),
                 Effect::Arm(timer, span) => self.arm(Timer::Controller(number, timer), span),
                 Effect::Disarm(timer) => self.clock.disarm(&Timer::Controller(number, timer)),
                 Effect::Record(record) => {
@@ -63,6 +76,12 @@ impl World {
         }
     }
 
+    /// Whether an answer still finds the life that asked.
+    pub(super) fn lives(&self, caller: Caller) -> bool {
+        let controller = &self.controllers[caller.number];
+        controller.up && controller.life == caller.life
+    }
+
     pub(super) fn tell(&mut self, record: &EventRecord, write: model_kube::write::Write) {
         self.note("event", &(&record.reason, &record.message));
         self.soon(Part::Write, Event::Tell(Box::new(write)));
@@ -71,11 +90,13 @@ impl World {
     /// A change on its way to everybody who watches its kind, in order for each.
     pub(super) fn spread(&mut self, change: &Change) {
         let kind = change.object().kind();
-        let controllers = (0..self.controllers.len()).filter(|number| self.controllers[*number].machine.kinds().contains(&kind));
+        let watches = |controller: &Controller| controller.up && controller.machine.kinds().contains(&kind);
+        let controllers = (0..self.controllers.len()).filter(|number| watches(&self.controllers[*number]));
         let mut watchers: Vec<Watcher> = controllers.map(Watcher::Controller).collect();
-        watchers.extend((0..self.nodes.len()).filter(|number| self.nodes[*number].watches(change.object())).map(Watcher::Node));
+        let nodes = (0..self.nodes.len()).filter(|number| self.nodes[*number].up && self.nodes[*number].watches(change.object()));
+        watchers.extend(nodes.map(Watcher::Node));
         for watcher in watchers {
-            let latency = self.latencies.draw(Part::Watch);
+            let latency = self.latencies.draw(Part::Watch) + self.lag(watcher, &kind);
             let last = self.delivered.entry((watcher, kind.clone())).or_default();
             *last = (self.clock.now() + latency).max(*last);
             let time = *last;
@@ -86,6 +107,8 @@ impl World {
     pub(super) fn watched(&mut self, watcher: Watcher, change: &Change) {
         match watcher {
             Watcher::Controller(number) => self.controller(number, &Input::Changed(change.clone())),
+            // What a node cannot be told waits until it can.
+            Watcher::Node(number) if self.nodes[number].cut => self.nodes[number].missed.push(change.clone()),
             Watcher::Node(number) => self.node_sees(number, change),
         }
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::World;
 use crate::engine::{Applied, EngineError};
-use crate::invariants::{ClaimFact, Facts, PvFact, VolumeFact};
+use crate::invariants::{ClaimFact, Facts, PvFact, Seen, VolumeFact};
 use crate::language::Target;
 
 /// The field manager of the user's writes.
@@ -48,6 +48,8 @@ impl World {
                     if let Ok(json) = entry.change.object().to_json() {
                         self.digest.add(&json);
                     }
+                    self.watch.see(self.clock.now(), &Seen::Object(&entry.change));
+                    self.trace_change(&entry.change);
                     self.spread(&entry.change);
                 }
                 Effect::Warning(_) => {}

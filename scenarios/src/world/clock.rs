@@ -58,6 +58,12 @@ impl<E, T: Ord + Clone> Clock<E, T> {
         self.armed.remove(timer);
     }
 
+    /// Drops events, and with them the timers that they belong to.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&E) -> bool) {
+        self.queue.retain(|_, event| keep(event));
+        self.armed.retain(|_, place| self.queue.contains_key(place));
+    }
+
     /// The next event up to a time; none: the clock stands at that time.
     pub(super) fn next(&mut self, until: Duration) -> Option<E> {
         match self.queue.first_entry() {

@@ -3,19 +3,37 @@
 use std::collections::BTreeMap;
 
 use model_aws::ec2::{self, Failure, Filter, Observed, Paging, Work};
-use model_aws::{Effect, Input, Reject, efs, kms};
+use model_aws::{Effect, Input, Reject, efs, faults, kms};
 use model_common::agent::PosixUser;
+use model_node::driver::CallId;
 use model_node::driver::cloud::{self, CloudCall, CloudError, CloudReply, SnapshotQuery, VolumeQuery};
+use serde_json::Value;
 
 use super::clock::Part;
 use super::files::Tree;
 use super::{Event, Timer, World};
+use crate::engine::EngineError;
+use crate::invariants::Seen;
+
+/// Requests are not told apart here.
+const REQUEST_ID: &str = "00000000-0000-0000-0000-000000000000";
+
+/// Every text in a JSON value.
+fn texts(value: &Value, names: &mut Vec<String>) {
+    match value {
+        Value::String(text) => names.push(text.clone()),
+        Value::Array(values) => values.iter().for_each(|value| texts(value, names)),
+        Value::Object(fields) => fields.values().for_each(|value| texts(value, names)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
 
 /// What a command of either machine gave back.
 #[derive(Debug, Clone)]
 pub(super) enum Reply {
     Ec2(ec2::Reply),
     Efs(efs::Reply),
+    Faults(faults::Reply),
 }
 
 /// A refusal as AWS words it: code, text and HTTP status.
@@ -93,13 +111,117 @@ impl World {
                 Effect::Efs(efs::Effect::Work(work)) => self.soon(Part::Device, Event::Tree(work)),
                 // Nobody in this world changes keys, so none is replied and none is to be deleted.
                 Effect::Kms(_) => {}
-                // Nor does a scenario fill the table of faults yet.
+                Effect::Faults(faults::Effect::Arm(timer, span)) => self.arm(Timer::Fault(timer), span),
+                Effect::Faults(faults::Effect::Disarm(timer)) => self.clock.disarm(&Timer::Fault(timer)),
+                Effect::Faults(faults::Effect::Reply(given)) => reply = Some(Reply::Faults(given)),
                 Effect::Faults(_) => {}
             }
         }
         // The virtual disk is the memory itself: nothing is to be saved.
-        self.aws.take_dirty();
+        for key in self.aws.ec2.take_changed_volumes() {
+            self.volume_changed(key);
+        }
         Ok(reply)
+    }
+
+    /// Tells the invariants what became of a volume.
+    fn volume_changed(&mut self, key: ec2::VolumeKey) {
+        let id = key.id(self.aws.ec2.seed());
+        let now = self.clock.now();
+        let Some(volume) = self.aws.ec2.volume(key) else {
+            if self.attachments.remove(&id).is_some() {
+                self.watch.see(now, &Seen::VolumeDeleted { volume: &id });
+            }
+            return;
+        };
+        let instances: BTreeMap<String, &'static str> =
+            volume.attachments.iter().map(|(instance, attachment)| (instance.to_string(), attachment.status().name())).collect();
+        match self.attachments.get(&id) {
+            Some(known) if *known == instances => return,
+            Some(_) => {}
+            None => self.watch.see(now, &Seen::VolumeMade { volume: &id, multi_attach: volume.spec.multi_attach, tags: &volume.tags }),
+        }
+        if !instances.is_empty() || self.attachments.contains_key(&id) {
+            self.watch.see(now, &Seen::Attachments { volume: &id, instances: &instances });
+            self.trace("ec2", || {
+                format!("{id}: {}", instances.iter().map(|(i, state)| format!("{state} {i}")).collect::<Vec<_>>().join(", "))
+            });
+        }
+        self.attachments.insert(id, instances);
+    }
+
+    /// Puts a rule into AWS's table of faults.
+    pub(super) fn cause_in_aws(&mut self, rule: &faults::Rule) -> Result<(), EngineError> {
+        if matches!(rule.action_id, faults::Action::EventualConsistency | faults::Action::AgentUnreachable) {
+            return Err(EngineError::Unsupported(format!("the fault {} is known only with --live", rule.action_id)));
+        }
+        let mut rule = rule.clone();
+        // Nodes may have other names here than in the account.
+        if let Some(node) = self.nodes.iter().find(|node| Some(&node.info.name) == rule.node.as_ref()) {
+            rule.node = Some(node.info.instance_id.clone());
+        }
+        let command = faults::Command::Add { rules: vec![rule] };
+        let refused = |refusal: Refusal| EngineError::Unsupported(refusal.message);
+        self.aws(Input::Faults(faults::Input::Command(command))).map(drop).map_err(refused)
+    }
+
+    /// Ends all faults of AWS.
+    pub(super) fn clear_aws(&mut self) {
+        let ids: Vec<_> = self.aws.faults.faults().map(faults::Fault::id).collect();
+        if !ids.is_empty() {
+            // They are all there.
+            let _ = self.aws(Input::Faults(faults::Input::Command(faults::Command::Remove { ids })));
+        }
+    }
+
+    /// A driver's request reaches AWS, and meets what the table of faults holds for it.
+    pub(super) fn cloud_arrived(&mut self, which: super::Which, id: CallId, call: Box<CloudCall>, met: bool) {
+        let verdict = if met { faults::Verdict::default() } else { self.judge(&call) };
+        if let Some(delay) = verdict.delay {
+            return self.clock.after(delay.duration(), Event::Cloud { which, id, call, met: true });
+        }
+        let mut result = match verdict.error {
+            Some(error) => Box::new(Err(call.error(error.status, REQUEST_ID, &error.code, &error.message))),
+            None => self.cloud(&call),
+        };
+        if verdict.lost {
+            let (service, operation) = call.operation();
+            let operation = format!("{service}: {operation}");
+            *result = Err(CloudError::Transport {
+                operation,
+                message: "https response error StatusCode: 0, RequestID: , request send failed, EOF".into(),
+            });
+        }
+        self.note("cloud", &(&call, &result));
+        self.trace("ec2", || {
+            let (_, operation) = call.operation();
+            let outcome = match &*result {
+                Ok(_) => "ok".to_owned(),
+                Err(error) if error.code().is_empty() => error.message().to_owned(),
+                Err(error) => error.code().to_owned(),
+            };
+            format!("{operation}: {outcome}")
+        });
+        self.soon(Part::Cloud, Event::Answer { which, id, result });
+    }
+
+    fn judge(&mut self, call: &CloudCall) -> faults::Verdict {
+        if self.aws.faults.faults().next().is_none() {
+            return faults::Verdict::default();
+        }
+        let (service, operation) = call.operation();
+        let service = if service == "EFS" { "elasticfilesystem" } else { "ec2" };
+        let mut names = Vec::new();
+        texts(&serde_json::to_value(call).unwrap_or_default(), &mut names);
+        let dry_run = matches!(call, CloudCall::CreateVolume(new) if new.dry_run);
+        let call = faults::Call { service: service.into(), operation: operation.into(), region: None, names, dry_run };
+        let verdict = match self.aws(Input::Faults(faults::Input::Call(call))) {
+            Ok(Some(Reply::Faults(faults::Reply::Verdict(verdict)))) => verdict,
+            // The table judges every call.
+            _ => faults::Verdict::default(),
+        };
+        self.faults_changed();
+        verdict
     }
 
     pub(super) fn device_done(&mut self, work: Work) {
@@ -132,12 +254,15 @@ impl World {
             Work::Attach { volume, instance, bytes, .. } => {
                 let id = volume.id(seed);
                 let node = self.node_of_instance(instance).ok_or(Failure::Lost)?;
+                self.see_node(node, |node| Seen::Device { node, volume: &id, bytes: Some(*bytes) });
                 self.nodes[node].devices.insert(id, super::kubelet::Device { bytes: *bytes });
             }
             Work::Resize { volume, instance, bytes } => {
                 let node = self.node_of_instance(instance).ok_or(Failure::Lost)?;
                 if let Some(device) = self.nodes[node].devices.get_mut(&volume.id(seed)) {
                     device.bytes = *bytes;
+                    let id = volume.id(seed);
+                    self.see_node(node, |node| Seen::Device { node, volume: &id, bytes: Some(*bytes) });
                 }
             }
             Work::Detach { volume, instance, force, .. } => {
@@ -158,7 +283,9 @@ impl World {
         match holder {
             Some(path) if !force => Err(Failure::Busy { holder: format!("mounted at {path}") }),
             _ => {
-                self.nodes[node].devices.remove(volume);
+                if self.nodes[node].devices.remove(volume).is_some() {
+                    self.see_node(node, |node| Seen::Device { node, volume, bytes: None });
+                }
                 Ok(())
             }
         }
@@ -186,10 +313,7 @@ impl World {
 
     /// A driver's request to AWS.
     pub(super) fn cloud(&mut self, call: &CloudCall) -> Box<Result<CloudReply, CloudError>> {
-        Box::new(
-            self.ask(call)
-                .map_err(|refusal| call.error(refusal.status, "00000000-0000-0000-0000-000000000000", &refusal.code, &refusal.message)),
-        )
+        Box::new(self.ask(call).map_err(|refusal| call.error(refusal.status, REQUEST_ID, &refusal.code, &refusal.message)))
     }
 
     fn ask(&mut self, call: &CloudCall) -> Result<CloudReply, Refusal> {

@@ -3,51 +3,123 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use model_common::csi::{Code, ControllerCall, Error};
+use model_common::csi::{Code, ControllerCall, ControllerReply, Error};
 use model_node::driver::{CallId, Effect, Input, Timer as DriverTimer, ebs, efs};
 
+use super::actors::Caller;
 use super::clock::Part;
+use super::trouble::Actor;
 use super::{Event, Timer, Which, World};
+use crate::invariants::Seen;
 
 pub(super) struct Drivers {
     ebs: ebs::Ebs,
     efs: efs::Efs,
     next: CallId,
-    /// Who waits for a call: the controller's number and its own name for the call.
-    waiting: BTreeMap<CallId, (Which, usize, u64)>,
+    /// Who waits for a call.
+    waiting: BTreeMap<CallId, Waiting>,
+    seed: u64,
+}
+
+/// A call that is being worked on.
+struct Waiting {
+    which: Which,
+    from: Caller,
+    call: u64,
+    /// What is answered in the place of what the driver says, once it has done its work.
+    instead: Option<Error>,
 }
 
 impl Drivers {
     pub(super) fn new(seed: u64) -> Self {
         let options = efs::Options { seed, ..efs::Options::default() };
-        Self { ebs: ebs::Ebs::new(ebs::Options::default()), efs: efs::Efs::new(options), next: 1, waiting: BTreeMap::new() }
+        Self { ebs: ebs::Ebs::new(ebs::Options::default()), efs: efs::Efs::new(options), next: 1, waiting: BTreeMap::new(), seed }
     }
 }
 
 impl World {
     /// A sidecar calls its driver, and waits no longer than its timeout.
-    pub(super) fn call_driver(&mut self, from: usize, call: u64, driver: &str, request: ControllerCall, timeout: Duration) {
+    pub(super) fn call_driver(&mut self, from: Caller, call: u64, driver: &str, request: ControllerCall, timeout: Duration) {
+        let refused = |message: String| Box::new(Err(Error::new(Code::Unavailable, message)));
         let which = match driver {
             ebs::DRIVER => Which::Ebs,
             efs::DRIVER => Which::Efs,
             other => {
-                let error = Error::new(Code::Unavailable, format!("connection error: there is no driver {other} in this world"));
-                return self.soon(Part::Csi, Event::Returned { to: from, call, result: Box::new(Err(error)) });
+                let result = refused(format!("connection error: there is no driver {other} in this world"));
+                return self.soon(Part::Csi, Event::Returned { to: from, call, result });
             }
         };
+        if self.trouble.is_down(Actor::Driver(which)) {
+            let result = refused(
+                "connection error: desc = \"transport: Error while dialing: dial unix csi.sock: connect: connection refused\"".into(),
+            );
+            return self.soon(Part::Csi, Event::Returned { to: from, call, result });
+        }
         let id = self.drivers.next;
         self.drivers.next += 1;
-        self.drivers.waiting.insert(id, (which, from, call));
+        let met = self.trouble.meet_rpc(request.name(), None, request.subject());
+        self.faults_changed();
+        self.watch.see(self.clock.now(), &Seen::ControllerRpcBegan { rpc: id, driver, call: &request });
+        self.drivers.waiting.insert(id, Waiting { which, from, call, instead: met.instead.clone() });
         self.arm(Timer::Deadline(id), timeout);
-        self.soon(Part::Csi, Event::Call { which, id, request: Box::new(request) });
+        if met.hang {
+            return;
+        }
+        if let Some(error) = met.refused {
+            let latency = self.latencies.draw(Part::Csi) + met.delay;
+            return self.clock.after(latency, Event::Refused(id, error));
+        }
+        let latency = self.latencies.draw(Part::Csi) + met.delay;
+        self.clock.after(latency, Event::Call { which, id, request: Box::new(request) });
+    }
+
+    /// A fault answers in the driver's place.
+    pub(super) fn refuse_call(&mut self, id: CallId, error: Error) {
+        self.returned(id, Err(error));
     }
 
     /// The sidecar gives up; the driver learns that its caller went away.
     pub(super) fn call_expired(&mut self, id: CallId) {
-        if let Some((which, to, call)) = self.drivers.waiting.remove(&id) {
-            self.driver(which, &Input::Cancelled { id });
-            let error = Error::new(Code::DeadlineExceeded, "context deadline exceeded");
-            self.controller(to, &model_kube::machine::Input::Csi { call, result: Err(error) });
+        if let Some(waiting) = self.drivers.waiting.remove(&id) {
+            self.driver(waiting.which, &Input::Cancelled { id });
+            if self.lives(waiting.from) {
+                let error = Error::new(Code::DeadlineExceeded, "context deadline exceeded");
+                let input = model_kube::machine::Input::Csi { call: waiting.call, result: Err(error) };
+                self.controller(waiting.from.number, &input);
+            }
+        }
+    }
+
+    /// The callers of a controller that ended are gone.
+    pub(super) fn forget_caller(&mut self, number: usize) {
+        let ids: Vec<_> = self.drivers.waiting.iter().filter(|(_, waiting)| waiting.from.number == number).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.clock.disarm(&Timer::Deadline(id));
+            if let Some(waiting) = self.drivers.waiting.remove(&id) {
+                self.driver(waiting.which, &Input::Cancelled { id });
+            }
+        }
+    }
+
+    /// A driver's process ends: whoever waits for it loses the connection, and what it knew is gone.
+    pub(super) fn driver_died(&mut self, which: Which) {
+        let fresh = Drivers::new(self.drivers.seed);
+        match which {
+            Which::Ebs => self.drivers.ebs = fresh.ebs,
+            Which::Efs => self.drivers.efs = fresh.efs,
+        }
+        let ids: Vec<_> = self.drivers.waiting.iter().filter(|(_, waiting)| waiting.which == which).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.returned(id, Err(Error::new(Code::Unavailable, "error reading from server: EOF")));
+        }
+    }
+
+    fn returned(&mut self, id: CallId, result: Result<ControllerReply, Error>) {
+        self.clock.disarm(&Timer::Deadline(id));
+        self.watch.see(self.clock.now(), &Seen::ControllerRpcEnded { rpc: id, result: &result });
+        if let Some(waiting) = self.drivers.waiting.remove(&id) {
+            let result = Box::new(waiting.instead.map_or(result, Err));
+            self.soon(Part::Csi, Event::Returned { to: waiting.from, call: waiting.call, result });
         }
     }
 
@@ -60,13 +132,8 @@ impl World {
         self.note("driver", &(which, input, verdict));
         for effect in effects {
             match effect {
-                Effect::Cloud { id, call } => self.soon(Part::Cloud, Event::Cloud { which, id, call: Box::new(call) }),
-                Effect::Reply { id, result } => {
-                    self.clock.disarm(&Timer::Deadline(id));
-                    if let Some((_, to, call)) = self.drivers.waiting.remove(&id) {
-                        self.soon(Part::Csi, Event::Returned { to, call, result: Box::new(result) });
-                    }
-                }
+                Effect::Cloud { id, call } => self.soon(Part::Cloud, Event::Cloud { which, id, call: Box::new(call), met: false }),
+                Effect::Reply { id, result } => self.returned(id, result),
                 Effect::Arm(DriverTimer(id), span) => self.arm(Timer::Driver(which, DriverTimer(id)), span),
                 Effect::Disarm(timer) => self.clock.disarm(&Timer::Driver(which, timer)),
             }

@@ -22,10 +22,14 @@ use super::clock::Part;
 use super::files::Tree;
 use super::programs::Program;
 use super::{Event, Timer, World};
+use crate::invariants::Seen;
 use crate::language::WorldNode;
 
 /// How often a kubelet renews its lease: a quarter of its 40 s.
 const BEAT: Duration = Duration::from_secs(10);
+
+/// What a client meets that cannot reach the API server.
+pub(super) const UNREACHABLE: &str = "Get \"https://10.100.0.1:443\": dial tcp 10.100.0.1:443: i/o timeout";
 
 /// A volume's block device.
 pub(super) struct Device {
@@ -65,6 +69,13 @@ pub(super) struct Node {
     pub containers: BTreeMap<(PodUid, String), Process>,
     pub started: BTreeMap<(PodUid, String), Time>,
     pub pods: BTreeMap<PodUid, Arc<core::Pod>>,
+    /// Whether its kubelet runs.
+    pub up: bool,
+    pub power: bool,
+    /// It and the API server do not reach each other.
+    pub cut: bool,
+    /// The watch events it misses meanwhile.
+    pub missed: Vec<Change>,
     recorder: Recorder,
 }
 
@@ -86,6 +97,10 @@ impl Node {
             containers: BTreeMap::new(),
             started: BTreeMap::new(),
             pods: BTreeMap::new(),
+            up: true,
+            power: true,
+            cut: false,
+            missed: Vec::new(),
             recorder: Recorder::default(),
         }
     }
@@ -102,6 +117,17 @@ impl Node {
     /// Mounts of EBS volumes: volume id and path.
     pub(super) fn ebs_mounts(&self) -> impl Iterator<Item = (&str, &str)> {
         self.mounts.iter().filter(|(_, mount)| mount.tree.starts_with("vol-")).map(|(path, mount)| (mount.tree.as_str(), path.as_str()))
+    }
+
+    /// The mounts that the pods' directories show (§3.8).
+    fn found(&self) -> Vec<volumes::Found> {
+        let pods = format!("{}/pods/", self.layout.root);
+        let of_pods = self.data.iter().filter_map(|(directory, data)| {
+            let (pod, rest) = directory.strip_prefix(&pods)?.split_once('/')?;
+            let pv = rest.strip_prefix("volumes/kubernetes.io~csi/")?;
+            Some(volumes::Found { pod: pod.into(), pv: pv.to_owned(), block: false, data: Some(data.clone()) })
+        });
+        of_pods.collect()
     }
 
     pub(super) fn key(&self) -> Key {
@@ -156,9 +182,74 @@ impl World {
         let object = Object::from_json(&Kind::CSINode, json).map_err(ApiError::internal)?;
         self.commit(&Write::Create { object })?;
         self.beat(number);
-        self.kubelet(number, &Input::Booted(Vec::new()));
-        self.kubelet(number, &Input::Synced);
+        let info = &self.nodes[number].info;
+        let seen = Seen::Node { name: &info.name, instance: &info.instance_id, zone: &info.zone, volume_limit: most as usize };
+        self.watch.see(self.clock.now(), &seen);
+        self.boot_kubelet(number);
         Ok(())
+    }
+
+    /// A kubelet begins: what the disk shows, the pods of its node, and what still runs of them.
+    pub(super) fn boot_kubelet(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        let config = Config { node: node.info.name.clone(), layout: node.layout.clone(), eager: true };
+        node.machine = Kubelet::new(config);
+        node.up = true;
+        node.pods.clear();
+        node.missed.clear();
+        let found = node.found();
+        self.watch.see(self.clock.now(), &Seen::KubeletStarted { node: &self.nodes[number].info.name });
+        self.kubelet(number, &Input::Booted(found));
+        let name = self.nodes[number].info.name.clone();
+        let pods: Vec<Arc<core::Pod>> = self.store.list::<core::Pod>().cloned().collect();
+        let mine = |pod: &Arc<core::Pod>| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(&name);
+        let pods: Vec<_> = pods.into_iter().filter(mine).collect();
+        // What runs of pods that are gone from the API is killed, as at every kubelet's start (HandlePodCleanups).
+        let known: BTreeSet<_> = pods.iter().map(|pod| PodUid::from(pod.metadata.uid.as_deref().unwrap_or_default())).collect();
+        let orphans: Vec<_> = self.nodes[number].containers.keys().filter(|(uid, _)| !known.contains(uid)).cloned().collect();
+        for (uid, container) in orphans {
+            self.end_container(number, &uid, &container);
+        }
+        for pod in pods {
+            self.node_sees(number, &Change::Added(Object::Pod(pod)));
+        }
+        if let Some(node) = self.store.get::<core::Node>("", &name).cloned() {
+            self.node_sees(number, &Change::Modified(Object::Node(node)));
+        }
+        self.kubelet(number, &Input::Synced);
+    }
+
+    /// A kubelet ended; containers and drivers go on.
+    pub(super) fn kubelet_died(&mut self, number: usize) {
+        self.nodes[number].up = false;
+        self.delivered.retain(|(watcher, _), _| *watcher != super::Watcher::Node(number));
+        self.forget_calls(number);
+        self.see_node(number, |node| Seen::KubeletStopped { node });
+    }
+
+    /// All that was in the machine's memory is gone.
+    pub(super) fn lose_power(&mut self, number: usize) {
+        let running: Vec<_> = self.nodes[number].containers.keys().cloned().collect();
+        for (uid, container) in running {
+            self.end_container(number, &uid, &container);
+        }
+        self.nodes[number].mounts.clear();
+        self.see_node(number, |node| Seen::PowerLost { node });
+    }
+
+    /// A container's process is no more.
+    pub(super) fn end_container(&mut self, number: usize, pod: &PodUid, container: &str) -> bool {
+        let ended = self.nodes[number].containers.remove(&(pod.clone(), container.to_owned())).is_some();
+        if ended {
+            self.see_node(number, |node| Seen::Ended { node, pod, container });
+        }
+        ended
+    }
+
+    /// After a partition: what was to be written and could not be.
+    pub(super) fn catch_up(&mut self, number: usize) {
+        let pods: Vec<_> = self.nodes[number].pods.keys().cloned().collect();
+        pods.iter().for_each(|pod| self.write_status(number, pod));
     }
 
     /// The kubelet's sign of life.
@@ -179,7 +270,10 @@ impl World {
             }
         };
         // A lost beat is made good by the next one.
-        let _ = self.commit(&write);
+        let node = &self.nodes[number];
+        if node.up && !node.cut {
+            let _ = self.commit(&write);
+        }
         self.clock.after(BEAT, Event::Beat(number));
     }
 
@@ -205,7 +299,9 @@ impl World {
                     Some("Failed") => Some(Phase::Failed),
                     _ => None,
                 };
-                self.kubelet(number, &Input::Pod { spec, deleting, ended, restarts: BTreeMap::new() });
+                let containers = self.nodes[number].containers.iter().filter(|((uid, _), _)| *uid == spec.uid);
+                let running = containers.map(|((_, name), process)| (name.clone(), process.attempt)).collect();
+                self.kubelet(number, &Input::Pod { spec, deleting, ended, restarts: BTreeMap::new(), running });
             }
             _ => {}
         }
@@ -238,6 +334,9 @@ impl World {
                 Effect::Volume(volumes::Effect::Disarm(timer)) => self.clock.disarm(&Timer::Volume(number, timer)),
                 Effect::Volume(volumes::Effect::ReportInUse(in_use)) => self.soon(Part::Write, Event::Report(number, in_use)),
                 Effect::Volume(volumes::Effect::Record(event)) => self.record_volume(number, event),
+                Effect::Volume(volumes::Effect::Do { op, action: volumes::Action::Csi { driver, call } }) => {
+                    self.call_plugin(number, op, driver, call);
+                }
                 Effect::Volume(volumes::Effect::Do { op, action }) => {
                     let part = match action {
                         volumes::Action::ReadNode | volumes::Action::ReadAttachment { .. } | volumes::Action::ClaimResize { .. } => {
@@ -264,6 +363,9 @@ impl World {
     }
 
     fn record(&mut self, number: usize, about: core::ObjectReference, warning: bool, reason: &str, message: String) {
+        if self.nodes[number].cut {
+            return;
+        }
         let at = self.event_time();
         let event_type = if warning { EventType::Warning } else { EventType::Normal };
         let mut record = EventRecord::new(about, event_type, reason, message, "kubelet");
@@ -275,7 +377,9 @@ impl World {
 
     pub(super) fn report_in_use(&mut self, number: usize, in_use: BTreeSet<VolumeName>) {
         let key = self.nodes[number].key();
-        if self.commit(&status_patch(key, json!({"volumesInUse": in_use}))).is_ok() {
+        if self.nodes[number].cut {
+            self.clock.after(Duration::from_secs(1), Event::Report(number, in_use));
+        } else if self.commit(&status_patch(key, json!({"volumesInUse": in_use}))).is_ok() {
             self.soon(Part::Write, Event::Kubelet(number, Box::new(Input::Volume(volumes::Input::Reported(in_use)))));
         } else {
             // As often as it takes.
@@ -298,7 +402,7 @@ impl World {
             // A shell or sleep as process 1 has no handler, so SIGTERM does nothing.
             PodEffect::Signal { kill: false, .. } => {}
             PodEffect::Signal { container, kill: true } => {
-                if self.nodes[number].containers.remove(&(uid.clone(), container.clone())).is_some() {
+                if self.end_container(number, pod, &container) {
                     self.kubelet(number, &Input::Exited { pod: uid, container, code: 128 + 9 });
                 }
             }
@@ -313,7 +417,6 @@ impl World {
                 let result = match left {
                     Some(path) => Err(format!("{path} is still mounted")),
                     None => {
-                        node.containers.retain(|(owner, _), _| owner != pod);
                         node.started.retain(|(owner, _), _| owner != pod);
                         let own = format!("emptydir/{pod}/");
                         self.trees.retain(|id, _| !id.starts_with(&own));
@@ -323,6 +426,9 @@ impl World {
                 self.kubelet(number, &Input::Cleaned { pod: uid, result });
             }
             PodEffect::Status => self.write_status(number, pod),
+            PodEffect::Delete if self.nodes[number].cut => {
+                self.clock.after(Duration::from_secs(1), Event::Pod(number, uid, Box::new(PodEffect::Delete)));
+            }
             PodEffect::Delete => {
                 self.write_status(number, pod);
                 if let Some(object) = self.nodes[number].pods.get(pod) {
@@ -346,6 +452,9 @@ impl World {
     /// Live reads of the claims behind a pod's volumes, and of what is behind those.
     fn resolve(&self, number: usize, uid: &PodUid) -> Result<Vec<PodVolume>, String> {
         let Some(pod) = self.nodes[number].pods.get(uid) else { return Err("the pod is gone".into()) };
+        if self.nodes[number].cut {
+            return Err(UNREACHABLE.into());
+        }
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
         let labels = self.store.get::<core::Node>("", &self.nodes[number].info.name).and_then(|node| node.metadata.labels.clone());
         let labels = labels.unwrap_or_default();

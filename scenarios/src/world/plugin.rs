@@ -9,7 +9,7 @@ use model_aws::efs::Client;
 use model_common::agent::EfsMount;
 use model_common::csi::{Access, Code, Error, NodeCall, NodeCapability, NodeReply};
 use model_kube::object::{Key, Kind};
-use model_node::driver::{ebs, efs};
+use model_node::driver::efs;
 use model_node::kubelet::Input;
 use model_node::pending;
 use model_node::pod::StartError;
@@ -20,6 +20,8 @@ use super::kubelet::{Mount, Process, status_patch};
 use super::programs::{Look, Program};
 use super::{Event, World, files};
 use crate::engine::{EngineError, Output};
+use crate::invariants::Seen;
+use crate::invariants::seen::Used;
 
 impl World {
     pub(super) fn action_done(&mut self, number: usize, op: pending::Key, action: Action) {
@@ -28,6 +30,10 @@ impl World {
     }
 
     fn act(&mut self, number: usize, action: Action) -> Result<Answer, Failure> {
+        let talks = matches!(action, Action::ReadNode | Action::ReadAttachment { .. } | Action::ClaimResize { .. });
+        if talks && self.nodes[number].cut {
+            return Err(Failure::Api(super::kubelet::UNREACHABLE.into()));
+        }
         match action {
             Action::ReadNode => {
                 let name = &self.nodes[number].info.name;
@@ -47,15 +53,8 @@ impl World {
                     }
                 })))
             }
-            Action::Csi { driver, call } => {
-                let result = match driver.as_str() {
-                    ebs::DRIVER => self.ebs_node(number, &call),
-                    efs::DRIVER => self.efs_node(number, &call),
-                    _ => return Err(Failure::NotRegistered(driver)),
-                };
-                self.note("node-plugin", &(number, &call, &result));
-                result.map(Answer::Csi).map_err(Failure::Rpc)
-            }
+            // Calls go another way (`call_plugin`).
+            Action::Csi { driver, .. } => Err(Failure::NotRegistered(driver)),
             Action::MakeDir { data, .. } => {
                 if let Some((directory, data)) = data {
                     self.nodes[number].data.insert(directory, data);
@@ -85,14 +84,13 @@ impl World {
             // Ownership is not modelled: virtual programs run as root.
             Action::ApplyFsGroup { .. } | Action::CleanSubPaths { .. } => Ok(Answer::Done),
             Action::MapDevice { publish, map, .. } => {
-                let node = &mut self.nodes[number];
-                let mount =
-                    node.mounts.get(&publish).cloned().ok_or_else(|| Failure::Io(format!("{publish}: No such file or directory")))?;
-                node.mounts.insert(map, mount);
+                let mount = self.nodes[number].mounts.get(&publish).cloned();
+                let mount = mount.ok_or_else(|| Failure::Io(format!("{publish}: No such file or directory")))?;
+                self.mount(number, &map, mount);
                 Ok(Answer::Done)
             }
             Action::UnmapDevice { map, .. } => {
-                self.nodes[number].mounts.remove(&map);
+                self.unmount(number, &map);
                 Ok(Answer::Done)
             }
             Action::RemovePaths { paths } => {
@@ -117,10 +115,32 @@ impl World {
         }
     }
 
-    fn ebs_node(&mut self, number: usize, call: &NodeCall) -> Result<NodeReply, Error> {
+    /// Mounts something where nothing is mounted yet.
+    fn mount(&mut self, number: usize, path: &str, mount: Mount) {
+        let node = &mut self.nodes[number];
+        if node.mounts.contains_key(path) {
+            return;
+        }
+        let (tree, read_only) = (mount.tree.clone(), mount.read_only);
+        node.mounts.insert(path.to_owned(), mount);
+        self.see_node(number, |node| Seen::Mounted { node, path, tree: &tree, read_only });
+    }
+
+    fn unmount(&mut self, number: usize, path: &str) {
+        if let Some(mount) = self.nodes[number].mounts.remove(path) {
+            self.see_node(number, |node| Seen::Unmounted { node, path, tree: &mount.tree });
+        }
+    }
+
+    pub(super) fn ebs_node(&mut self, number: usize, call: &NodeCall) -> Result<NodeReply, Error> {
         let missing =
             |volume_id: &str| Error::new(Code::NotFound, format!("Failed to find device path of {volume_id}. no device path for it found"));
-        let node = &mut self.nodes[number];
+        let node = &self.nodes[number];
+        let busy = |target: &str| {
+            let message =
+                format!("Could not unmount \"{target}\": unmount failed: exit status 32\nOutput: umount: {target}: target is busy.");
+            Error::new(Code::Internal, message)
+        };
         match call {
             NodeCall::NodeStageVolume { volume_id, staging_target_path, capability, .. } => {
                 if !node.devices.contains_key(volume_id) {
@@ -132,28 +152,39 @@ impl World {
                         tree.format.get_or_insert_with(|| kind.to_owned());
                     }
                     let mount = Mount { tree: volume_id.clone(), root: "/".into(), read_only: false };
-                    node.mounts.entry(staging_target_path.clone()).or_insert(mount);
+                    self.mount(number, staging_target_path, mount);
                 }
                 Ok(NodeReply::NodeStageVolume)
             }
-            NodeCall::NodeUnstageVolume { staging_target_path, .. } => {
-                node.mounts.remove(staging_target_path);
+            NodeCall::NodeUnstageVolume { volume_id, staging_target_path } => {
+                if self.trouble.holds(number, volume_id) && node.mounts.contains_key(staging_target_path) {
+                    return Err(busy(staging_target_path));
+                }
+                self.unmount(number, staging_target_path);
                 Ok(NodeReply::NodeUnstageVolume)
             }
             NodeCall::NodePublishVolume { volume_id, staging_target_path, target_path, capability, readonly, .. } => {
-                let found = match capability.access {
-                    Access::Block => node.devices.contains_key(volume_id),
-                    Access::Mount { .. } => node.mounts.contains_key(staging_target_path),
+                let mount = match capability.access {
+                    Access::Block if !node.devices.contains_key(volume_id) => return Err(missing(volume_id)),
+                    Access::Block => Mount { tree: volume_id.clone(), root: "/".into(), read_only: *readonly },
+                    // The driver binds the staging directory, whatever is or is not mounted there.
+                    Access::Mount { .. } => match node.mounts.get(staging_target_path) {
+                        Some(staged) => Mount { read_only: *readonly, ..staged.clone() },
+                        None => {
+                            let tree = format!("directory/{}{staging_target_path}", node.info.name);
+                            self.trees.entry(tree.clone()).or_default();
+                            Mount { tree, root: "/".into(), read_only: *readonly }
+                        }
+                    },
                 };
-                if !found {
-                    return Err(missing(volume_id));
-                }
-                let mount = Mount { tree: volume_id.clone(), root: "/".into(), read_only: *readonly };
-                node.mounts.entry(target_path.clone()).or_insert(mount);
+                self.mount(number, target_path, mount);
                 Ok(NodeReply::NodePublishVolume)
             }
-            NodeCall::NodeUnpublishVolume { target_path, .. } => {
-                node.mounts.remove(target_path);
+            NodeCall::NodeUnpublishVolume { volume_id, target_path } => {
+                if self.trouble.holds(number, volume_id) && node.mounts.contains_key(target_path) {
+                    return Err(busy(target_path));
+                }
+                self.unmount(number, target_path);
                 Ok(NodeReply::NodeUnpublishVolume)
             }
             NodeCall::NodeExpandVolume { volume_id, .. } => match node.devices.get(volume_id) {
@@ -171,17 +202,17 @@ impl World {
         }
     }
 
-    fn efs_node(&mut self, number: usize, call: &NodeCall) -> Result<NodeReply, Error> {
+    pub(super) fn efs_node(&mut self, number: usize, call: &NodeCall) -> Result<NodeReply, Error> {
         match call {
             NodeCall::NodePublishVolume { volume_id, target_path, readonly, capability, volume_context, .. } => {
                 efs::check_capabilities(std::slice::from_ref(capability))
                     .map_err(|why| Error::new(Code::InvalidArgument, format!("Volume capability not supported: {why}")))?;
                 let mount = self.mount_efs(number, volume_id, *readonly, volume_context.get("mounttargetip").cloned())?;
-                self.nodes[number].mounts.entry(target_path.clone()).or_insert(mount);
+                self.mount(number, target_path, mount);
                 Ok(NodeReply::NodePublishVolume)
             }
             NodeCall::NodeUnpublishVolume { target_path, .. } => {
-                self.nodes[number].mounts.remove(target_path);
+                self.unmount(number, target_path);
                 Ok(NodeReply::NodeUnpublishVolume)
             }
             NodeCall::NodeGetCapabilities => Ok(NodeReply::NodeGetCapabilities(vec![NodeCapability::GetVolumeStats])),
@@ -232,6 +263,10 @@ impl World {
     pub(super) fn start(&mut self, number: usize, pod: &PodUid, container: String, attempt: u32) {
         let result = self.begin(number, pod, &container, attempt);
         let runs = result.is_ok();
+        if runs {
+            let used = self.used(number, pod, &container);
+            self.see_node(number, |node| Seen::Started { node, pod, container: &container, volumes: &used });
+        }
         self.kubelet(number, &Input::Started { pod: pod.clone(), container: container.clone(), result });
         if runs {
             self.clock.after(Duration::ZERO, Event::Line { node: number, pod: pod.clone(), container, attempt });
@@ -271,6 +306,32 @@ impl World {
         Ok(())
     }
 
+    /// What a container's volumes ought to be, and what they are.
+    fn used(&self, number: usize, uid: &PodUid, container: &str) -> Vec<Used> {
+        let node = &self.nodes[number];
+        let Some(pod) = node.pods.get(uid) else { return Vec::new() };
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+        let spec = pod.spec.as_ref();
+        let all = spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+        let mounts = all.filter(|known| known.name == container).flat_map(|known| known.volume_mounts.iter().flatten());
+        let volumes = mounts.filter_map(|mount| {
+            let volume = spec?.volumes.iter().flatten().find(|volume| volume.name == mount.name)?;
+            let claim = model_kube::controllers::claim_of(pod, volume)?;
+            let pv = self.store.get::<core::PersistentVolumeClaim>(namespace, &claim)?.spec.as_ref()?.volume_name.clone()?;
+            let handle = self.store.get::<core::PersistentVolume>("", &pv)?.spec.as_ref()?.csi.as_ref()?.volume_handle.clone();
+            let there = node.mounts.get(&node.layout.pod_mount(uid, &pv));
+            Some(Used {
+                name: volume.name.clone(),
+                claim: Some(format!("{namespace}/{claim}")),
+                // Of an EFS handle, the file system.
+                wanted: handle.split(':').next().map(str::to_owned),
+                mounted: there.map(|mount| mount.tree.clone()),
+                read_only: there.is_some_and(|mount| mount.read_only),
+            })
+        });
+        volumes.collect()
+    }
+
     /// What is mounted for a pod's volume.
     fn volume_at(&self, number: usize, uid: &PodUid, pod: &core::Pod, name: &str) -> Option<Mount> {
         let node = &self.nodes[number];
@@ -288,18 +349,29 @@ impl World {
     /// A container's program comes round: its line is written, or its sleep is over.
     pub(super) fn line(&mut self, number: usize, pod: &PodUid, name: &str, attempt: u32) {
         let date = self.timestamp().strftime("%a %b %-d %H:%M:%S UTC %Y\n").to_string();
-        let Some(process) = self.nodes[number].containers.get_mut(&(pod.clone(), name.to_owned())) else { return };
+        let node = &mut self.nodes[number];
+        let Some(process) = node.containers.get_mut(&(pod.clone(), name.to_owned())) else { return };
         if process.attempt != attempt {
             return;
         }
         let again = |node, every| (every, Event::Line { node, pod: pod.clone(), container: name.to_owned(), attempt });
         match process.program.clone() {
             Program::Append { file, every } => {
+                // A shell whose redirection fails says so and goes on.
+                let mut wrote = None;
                 match process.place(&file) {
-                    // A shell whose redirection fails says so and goes on.
-                    Some((mount, path)) if !mount.read_only => drop(self.trees.get_mut(&mount.tree).map(|tree| tree.append(&path, &date))),
+                    // Without its device a mounted file system answers EIO.
+                    Some((mount, path))
+                        if !mount.read_only && (!mount.tree.starts_with("vol-") || node.devices.contains_key(&mount.tree)) =>
+                    {
+                        let written = self.trees.get_mut(&mount.tree).is_some_and(|tree| tree.append(&path, &date));
+                        wrote = written.then(|| mount.tree.clone());
+                    }
                     Some(_) => {}
                     None => drop(process.own.append(&file, &date)),
+                }
+                if let Some(tree) = wrote {
+                    self.see_node(number, |node| Seen::Wrote { node, pod, tree: &tree });
                 }
                 let (every, event) = again(number, every);
                 self.clock.after(every, event);
@@ -308,7 +380,7 @@ impl World {
             Program::Sleep(Some(span)) => {
                 process.program = Program::Sleep(Some(Duration::ZERO));
                 if span.is_zero() {
-                    self.nodes[number].containers.remove(&(pod.clone(), name.to_owned()));
+                    self.end_container(number, pod, name);
                     self.kubelet(number, &Input::Exited { pod: pod.clone(), container: name.to_owned(), code: 0 });
                 } else {
                     let (span, event) = again(number, span);

@@ -14,6 +14,9 @@ impl World {
     /// Writes what the status shows now, when the object is still this pod's.
     pub(super) fn write_status(&mut self, number: usize, uid: &PodUid) {
         let node = &self.nodes[number];
+        if node.cut {
+            return;
+        }
         let Some(pod) = node.machine.pod(uid) else { return };
         let Some(object) = self.store.get::<core::Pod>(&pod.spec.namespace, &pod.spec.name) else { return };
         if object.metadata.uid.as_deref() != Some(uid) {

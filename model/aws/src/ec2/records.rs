@@ -49,6 +49,12 @@ fn parse<T: DeserializeOwned>(table: &str, key: &str, value: &[u8]) -> Result<T,
 }
 
 impl State {
+    /// The volumes that changed since the last call, for a world that saves nothing.
+    pub fn take_changed_volumes(&mut self) -> Vec<VolumeKey> {
+        let changed = std::mem::take(&mut self.dirty).into_iter();
+        changed.filter_map(|changed| if let Changed::Volume(key) = changed { Some(key) } else { None }).collect()
+    }
+
     /// The records that changed since the last call.
     pub fn take_dirty(&mut self) -> Vec<Dirty> {
         let changed: BTreeSet<Changed> = std::mem::take(&mut self.dirty);

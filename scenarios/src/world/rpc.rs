@@ -1,0 +1,139 @@
+//! Calls of the kubelets to the drivers' node services. A driver works as long as it works; its caller waits no longer than two
+//! minutes, and may be gone before.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use model_common::csi::{Code, Error, NodeCall, NodeReply};
+use model_node::driver::{ebs, efs};
+use model_node::kubelet::Input;
+use model_node::pending;
+use model_node::volume_manager::{self as volumes, Answer, Failure};
+
+use super::clock::Part;
+use super::trouble::Actor;
+use super::{Event, Timer, Which, World};
+use crate::invariants::Seen;
+
+/// `csiTimeout` of the kubelet (kubernetes-storage-path.md §7).
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A call in flight.
+pub(super) struct Rpc {
+    pub node: usize,
+    pub which: Which,
+    op: pending::Key,
+    call: NodeCall,
+    /// Whether its caller still waits.
+    waits: bool,
+    /// What is answered in the place of what the driver says.
+    instead: Option<Error>,
+}
+
+#[derive(Default)]
+pub(super) struct Rpcs {
+    next: u64,
+    open: BTreeMap<u64, Rpc>,
+}
+
+impl World {
+    /// A kubelet calls a driver.
+    pub(super) fn call_plugin(&mut self, node: usize, op: pending::Key, driver: String, call: NodeCall) {
+        let which = match driver.as_str() {
+            ebs::DRIVER => Which::Ebs,
+            efs::DRIVER => Which::Efs,
+            _ => return self.answer_later(node, op, Err(Failure::NotRegistered(driver))),
+        };
+        let refused = |code: Code, message: String| Err(Failure::Rpc(Error::new(code, message)));
+        if self.trouble.is_down(Actor::Plugin(node, which)) {
+            let message = "connection error: desc = \"transport: Error while dialing: dial unix csi.sock: connect: connection refused\"";
+            return self.answer_later(node, op, refused(Code::Unavailable, message.into()));
+        }
+        let volume = call.volume_id();
+        // The EBS driver lets one call a volume in (pkg/driver/internal/inflight.go).
+        let busy = |rpc: &Rpc| rpc.node == node && rpc.which == Which::Ebs && rpc.call.volume_id() == volume;
+        if which == Which::Ebs && !volume.is_empty() && self.rpcs.open.values().any(busy) {
+            let message = format!("An operation with the given volume {volume} is already in progress");
+            return self.answer_later(node, op, refused(Code::Aborted, message));
+        }
+        self.rpcs.next += 1;
+        let id = self.rpcs.next;
+        let met = self.trouble.meet_rpc(call.name(), Some(&self.nodes[node].info.name), volume);
+        self.faults_changed();
+        let name = &self.nodes[node].info.name;
+        self.watch.see(self.clock.now(), &Seen::NodeRpcBegan { rpc: id, node: name, driver: &driver, call: &call });
+        self.arm(Timer::Rpc(id), PATIENCE);
+        self.rpcs.open.insert(id, Rpc { node, which, op, call, waits: true, instead: met.instead });
+        if met.hang {
+            return;
+        }
+        let latency = self.latencies.draw(Part::Mount) + met.delay;
+        self.clock.after(latency, Event::Worked { rpc: id, refused: met.refused.map(Box::new) });
+    }
+
+    fn answer_later(&mut self, node: usize, op: pending::Key, result: Result<Answer, Failure>) {
+        let input = Input::Volume(volumes::Input::Done { op, result });
+        self.soon(Part::Csi, Event::Kubelet(node, Box::new(input)));
+    }
+
+    /// A driver ends its work; `refused`: a fault answered in its place.
+    pub(super) fn worked(&mut self, id: u64, refused: Option<Error>) {
+        let Some(rpc) = self.rpcs.open.remove(&id) else { return };
+        self.clock.disarm(&Timer::Rpc(id));
+        let result = match refused {
+            Some(error) => Err(error),
+            None => match rpc.which {
+                Which::Ebs => self.ebs_node(rpc.node, &rpc.call),
+                Which::Efs => self.efs_node(rpc.node, &rpc.call),
+            },
+        };
+        self.ended(id, rpc, result);
+    }
+
+    fn ended(&mut self, id: u64, rpc: Rpc, result: Result<NodeReply, Error>) {
+        self.note("node-plugin", &(rpc.node, &rpc.call, &result));
+        self.trace(&format!("node {}", self.nodes[rpc.node].info.name), || {
+            let outcome = result.as_ref().map_or_else(ToString::to_string, |_| "done".into());
+            format!("{} {}: {outcome}", rpc.call.name(), rpc.call.volume_id())
+        });
+        self.see(&Seen::NodeRpcEnded { rpc: id, result: &result });
+        if !rpc.waits {
+            return;
+        }
+        let told = rpc.instead.map_or(result, Err);
+        self.see(&Seen::NodeRpcAnswered { rpc: id, result: &told });
+        let input = Input::Volume(volumes::Input::Done { op: rpc.op, result: told.map(Answer::Csi).map_err(Failure::Rpc) });
+        self.kubelet(rpc.node, &input);
+    }
+
+    /// The kubelet gives up; the driver goes on.
+    pub(super) fn rpc_expired(&mut self, id: u64) {
+        let Some(rpc) = self.rpcs.open.get_mut(&id).filter(|rpc| rpc.waits) else { return };
+        rpc.waits = false;
+        let (node, op) = (rpc.node, rpc.op.clone());
+        let error = Error::new(Code::DeadlineExceeded, "context deadline exceeded");
+        let told = Err(error.clone());
+        self.see(&Seen::NodeRpcAnswered { rpc: id, result: &told });
+        self.kubelet(node, &Input::Volume(volumes::Input::Done { op, result: Err(Failure::Rpc(error)) }));
+    }
+
+    /// The kubelet of a node ended: nobody waits for its calls.
+    pub(super) fn forget_calls(&mut self, node: usize) {
+        for (id, rpc) in self.rpcs.open.iter_mut().filter(|(_, rpc)| rpc.node == node) {
+            rpc.waits = false;
+            self.clock.disarm(&Timer::Rpc(*id));
+        }
+    }
+
+    /// A node service ended: its work is lost, and whoever waits loses the connection.
+    pub(super) fn plugin_died(&mut self, node: usize, which: Which) {
+        let ids: Vec<_> = self.rpcs.open.iter().filter(|(_, rpc)| rpc.node == node && rpc.which == which).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.clock.disarm(&Timer::Rpc(id));
+            self.clock.retain(|event| !matches!(event, Event::Worked { rpc, .. } if *rpc == id));
+            if let Some(rpc) = self.rpcs.open.remove(&id) {
+                self.ended(id, rpc, Err(Error::new(Code::Unavailable, "error reading from server: EOF")));
+            }
+        }
+    }
+}
