@@ -88,6 +88,8 @@ pub trait Engine {
     async fn violations(&mut self) -> Vec<Found> {
         Vec::new()
     }
+    /// The play is over and had its time: what must have happened by now is looked at.
+    async fn settled(&mut self) {}
     /// What the invariants look at.
     async fn facts(&mut self) -> Result<Facts, EngineError>;
 }

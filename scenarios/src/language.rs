@@ -57,6 +57,15 @@ pub struct Spec {
     /// One line for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+    /// Where it comes from: an issue, a page, a section of the specification.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    /// Where it can be played; everywhere when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engines: Option<Vec<EngineName>>,
+    /// How it ends when all is as known; well, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<Expect>,
     /// Where choices of a run in virtual time come from, unless the command line gives another.
     #[serde(default)]
     pub seed: u64,
@@ -70,6 +79,26 @@ pub struct Spec {
     /// Names of the invariants to watch; all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invariants: Option<Vec<String>>,
+}
+
+/// A world that plays scenarios.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum EngineName {
+    /// Virtual time.
+    Sim,
+    /// A running ebbtide.
+    Live,
+}
+
+/// A fault of the real thing that a scenario shows: it passes when that is seen, and fails when all holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Expect {
+    /// The invariant that is violated.
+    pub violated: String,
+    /// Why that is so, and where it is known.
+    pub because: String,
 }
 
 /// The start state of the virtual world: what is given here replaces the default world's.

@@ -9,6 +9,7 @@ pub mod live;
 pub mod matching;
 pub mod report;
 pub mod runner;
+pub mod search;
 pub mod variables;
 pub mod world;
 

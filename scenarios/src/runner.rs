@@ -43,6 +43,9 @@ struct Player<'a, E> {
     observer: &'a mut dyn Observer,
     variables: Variables,
     ledger: Ledger,
+    /// The invariants that the scenario watches; all when none.
+    names: Option<&'a [String]>,
+    violations: Vec<Violation>,
 }
 
 /// Plays all steps. After a failed step the rest is skipped; in a live world what was made is taken down.
@@ -51,10 +54,10 @@ pub async fn play<E: Engine>(scenario: &Scenario, engine: &mut E, observer: &mut
         Ok(facts) => facts,
         Err(error) => return Played { passed: false, steps: Vec::new(), violations: Vec::new(), error: Some(error.to_string()) },
     };
-    let mut player = Player { engine, observer, variables: scenario.spec.variables.clone(), ledger: Ledger::default() };
-    let watched = |name: &str| scenario.spec.invariants.as_ref().is_none_or(|names| names.iter().any(|known| known == name));
+    let names = scenario.spec.invariants.as_deref();
+    let variables = scenario.spec.variables.clone();
+    let mut player = Player { engine, observer, variables, ledger: Ledger::default(), names, violations: Vec::new() };
     let mut steps = Vec::new();
-    let mut violations = Vec::new();
     let mut passed = true;
     let of = scenario.spec.steps.len();
     for (index, step) in scenario.spec.steps.iter().enumerate() {
@@ -64,11 +67,11 @@ pub async fn play<E: Engine>(scenario: &Scenario, engine: &mut E, observer: &mut
         }
         player.observer.step_started(index + 1, of, &step.name);
         let mut report = player.step(step).await;
-        violations.extend(player.watched(&step.name, &watched).await);
         match player.engine.facts().await {
             Ok(facts) => {
-                let found = invariants::safety(&facts).into_iter().filter(|(name, _)| watched(name));
-                violations.extend(found.map(|(name, message)| Violation { invariant: name.into(), message, step: step.name.clone() }));
+                for (name, message) in invariants::safety(&facts) {
+                    player.violated(name, message, &step.name);
+                }
             }
             Err(error) => {
                 report.verdict = Verdict::Failed;
@@ -80,51 +83,68 @@ pub async fn play<E: Engine>(scenario: &Scenario, engine: &mut E, observer: &mut
                 });
             }
         }
-        passed = report.verdict == Verdict::Passed && violations.is_empty();
+        passed = report.verdict == Verdict::Passed && player.violations.is_empty();
         player.observer.step_done(&report);
         steps.push(report);
     }
-    if passed && watched("no-leak") {
+    if passed && player.watches("no-leak") {
         let last = scenario.spec.steps.last().map_or(String::new(), |step| step.name.clone());
         for message in player.leaks(&before).await {
-            violations.push(Violation { invariant: "no-leak".into(), message, step: last.clone() });
+            player.violated("no-leak", message, &last);
         }
-        passed = violations.is_empty();
+    }
+    if passed {
+        let last = scenario.spec.steps.last().map_or(String::new(), |step| step.name.clone());
+        player.engine.settled().await;
+        player.collect(&last).await;
+        passed = player.violations.is_empty();
     }
     if !passed && player.engine.is_live() {
         let ledger = std::mem::take(&mut player.ledger);
         teardown::take_down(ledger, player.engine, player.observer).await;
     }
-    Played { passed, steps, violations, error: None }
+    let violations = player.violations;
+    let (passed, error) = match &scenario.spec.expect {
+        None => (passed, None),
+        Some(expect) if violations.iter().any(|violation| violation.invariant == expect.violated) => (true, None),
+        Some(expect) if passed => (false, Some(format!("{} was expected not to hold, and held: {}", expect.violated, expect.because))),
+        Some(_) => (false, None),
+    };
+    Played { passed, steps, violations, error }
 }
 
 impl<E: Engine> Player<'_, E> {
+    fn watches(&self, name: &str) -> bool {
+        self.names.is_none_or(|names| names.iter().any(|known| known == name))
+    }
+
+    fn violated(&mut self, name: &str, message: String, step: &str) {
+        if self.watches(name) {
+            self.violations.push(Violation { invariant: name.into(), message, step: step.into() });
+        }
+    }
+
     /// What the world itself saw not to hold.
-    async fn watched(&mut self, step: &str, watched: &impl Fn(&str) -> bool) -> Vec<Violation> {
-        let found = self.engine.violations().await.into_iter().filter(|found| watched(found.invariant));
-        found
-            .map(|found| Violation {
-                invariant: found.invariant.into(),
-                message: format!("{} (at {})", found.message, crate::report::short(found.at)),
-                step: step.into(),
-            })
-            .collect()
+    async fn collect(&mut self, step: &str) {
+        for found in self.engine.violations().await {
+            self.violated(found.invariant, format!("{} (at {})", found.message, crate::report::short(found.at)), step);
+        }
     }
 
     async fn step(&mut self, step: &Step) -> StepReport {
         let start = self.engine.now();
         let mut operations = Vec::new();
-        let passed = self.block(&step.attempt, &mut operations).await;
+        let passed = self.block(step, &step.attempt, &mut operations).await;
         if !passed {
-            self.block(&step.catch, &mut operations).await;
+            self.block(step, &step.catch, &mut operations).await;
         }
-        let finished = self.block(&step.finally, &mut operations).await;
+        let finished = self.block(step, &step.finally, &mut operations).await;
         let verdict = if passed && finished { Verdict::Passed } else { Verdict::Failed };
         StepReport { name: step.name.clone(), verdict, operations, took: self.engine.now().saturating_sub(start) }
     }
 
-    /// Runs operations until one fails; whether all went well.
-    async fn block(&mut self, ops: &[Op], reports: &mut Vec<OpReport>) -> bool {
+    /// Runs operations until one fails or an invariant does not hold; whether all went well.
+    async fn block(&mut self, step: &Step, ops: &[Op], reports: &mut Vec<OpReport>) -> bool {
         for op in ops {
             let start = self.engine.now();
             let mut details = Vec::new();
@@ -135,7 +155,8 @@ impl<E: Engine> Player<'_, E> {
             self.observer.operation_done(&report);
             let failed = report.failure.is_some();
             reports.push(report);
-            if failed {
+            self.collect(&step.name).await;
+            if failed || !self.violations.is_empty() {
                 return false;
             }
         }

@@ -50,7 +50,7 @@ use crate::report::{Observer, Report, Silent};
 use crate::runner;
 use actors::Caller;
 use clock::{Clock, Latencies, Part};
-use story::Told;
+pub use story::Told;
 use trouble::Actor;
 
 /// When virtual time begins: 2026-01-01T00:00:00Z, in seconds since the Unix epoch.
@@ -63,19 +63,28 @@ pub fn run(scenario: &Scenario, seed: u64) -> Report {
 
 /// Plays a scenario in virtual time while somebody watches.
 pub fn run_watched(scenario: &Scenario, seed: u64, observer: &mut dyn Observer) -> Report {
+    play(scenario, seed, observer, false).0
+}
+
+/// Plays a scenario in virtual time, and tells what happened.
+pub fn run_told(scenario: &Scenario, seed: u64) -> (Report, Vec<Told>) {
+    play(scenario, seed, &mut Silent, true)
+}
+
+fn play(scenario: &Scenario, seed: u64, observer: &mut dyn Observer, tell: bool) -> (Report, Vec<Told>) {
     let wall = std::time::Instant::now();
-    let (played, digest, time) = match World::new(scenario, seed) {
+    let (played, digest, time, story) = match World::new(scenario, seed, tell) {
         Ok(mut world) => {
             let played = crate::ready(runner::play(scenario, &mut world, observer));
             world.note("end", &played.passed);
-            (played, world.digest, world.clock.now())
+            (played, world.digest, world.clock.now(), world.story.unwrap_or_default())
         }
         Err(error) => {
             let played = runner::Played { passed: false, steps: Vec::new(), violations: Vec::new(), error: Some(error) };
-            (played, Digest::default(), Duration::ZERO)
+            (played, Digest::default(), Duration::ZERO, Vec::new())
         }
     };
-    Report {
+    let report = Report {
         scenario: scenario.metadata.name.clone(),
         engine: "virtual",
         passed: played.passed,
@@ -86,7 +95,8 @@ pub fn run_watched(scenario: &Scenario, seed: u64, observer: &mut dyn Observer) 
         digest: Some(digest.to_string()),
         virtual_time: Some(time),
         wall: wall.elapsed(),
-    }
+    };
+    (report, story)
 }
 
 /// Who gets watch events: a controller or a node, by number.
@@ -249,7 +259,7 @@ struct World {
 }
 
 impl World {
-    fn new(scenario: &Scenario, seed: u64) -> Result<Self, String> {
+    fn new(scenario: &Scenario, seed: u64, tell: bool) -> Result<Self, String> {
         let given = scenario.spec.world.clone().unwrap_or_default();
         let world = account::world(&given, seed)?;
         let profile = if given.instant { Profile::Instant } else { Profile::Aws };
@@ -270,7 +280,7 @@ impl World {
             rpcs: rpc::Rpcs::default(),
             watch: Watch::default(),
             attachments: BTreeMap::new(),
-            story: None,
+            story: tell.then(Vec::new),
         };
         this.note("seed", &seed);
         this.boot()?;
@@ -462,6 +472,10 @@ impl Engine for World {
     }
     async fn fault(&mut self, fault: &Fault) -> Result<(), EngineError> {
         self.cause(fault)
+    }
+    async fn settled(&mut self) {
+        let now = self.clock.now();
+        self.watch.end(now);
     }
     async fn violations(&mut self) -> Vec<Found> {
         self.watch.take()

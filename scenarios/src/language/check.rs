@@ -57,7 +57,8 @@ fn check(scenario: &Scenario) -> Result<(), Finding> {
     if scenario.spec.steps.is_empty() {
         return finding("spec.steps", "a scenario needs at least one step");
     }
-    for name in scenario.spec.invariants.iter().flatten() {
+    let expected = scenario.spec.expect.iter().map(|expect| &expect.violated);
+    for name in scenario.spec.invariants.iter().flatten().chain(expected) {
         if !invariants::NAMES.contains(&name.as_str()) {
             return finding("spec.invariants", format!("`{name}` is not known; there are {}", invariants::NAMES.join(", ")));
         }

@@ -1,13 +1,13 @@
 //! What happened, in words: for a violation's trace and for pictures.
 
 use model_kube::object::{Change, Object};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::World;
 use crate::invariants::Seen;
 
 /// Something that happened, on the lane of whom it happened to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Told {
     /// Microseconds of virtual time.
