@@ -57,9 +57,6 @@ pub struct Violation {
     pub step: String,
 }
 
-/// All invariants by name, in the order they are checked.
-pub const NAMES: [&str; 4] = ["single-attach", "pv-bound-once", "mounted-implies-attached", "no-leak"];
-
 /// Checks the invariants that hold at any time; what is wrong, as (name, message).
 pub fn safety(facts: &Facts) -> Vec<(&'static str, String)> {
     let checks = [

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use model_common::csi;
-use model_kube::object::Change;
+use model_kube::object::{Change, Key};
 
 /// Something that happened. Nodes are named as in Kubernetes, instances and volumes by their AWS ids.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +17,10 @@ pub enum Seen<'a> {
     },
     /// A write to the Kubernetes API was committed.
     Object(&'a Change),
+    /// The `Object` that comes next is a user's write, not a component's.
+    ByUser {
+        key: &'a Key,
+    },
     /// EC2 made a volume.
     VolumeMade {
         volume: &'a str,
@@ -44,8 +48,13 @@ pub enum Seen<'a> {
         driver: &'a str,
         call: &'a csi::ControllerCall,
     },
-    /// The driver's answer; also when its caller has given up.
+    /// The driver has ended its work for a call: what it did, whatever its caller was told.
     ControllerRpcEnded {
+        rpc: u64,
+        result: &'a Result<csi::ControllerReply, csi::Error>,
+    },
+    /// The sidecar was told something else than the driver did, or before it ended: a timeout, a lost answer, its own crash.
+    ControllerRpcAnswered {
         rpc: u64,
         result: &'a Result<csi::ControllerReply, csi::Error>,
     },
@@ -78,7 +87,13 @@ pub enum Seen<'a> {
         path: &'a str,
         tree: &'a str,
     },
-    /// A container started. `volumes`: the claim behind each of its volumes, what ought to be there and what its process finds.
+    /// The kubelet removed a file, or a directory with all below it. `tree`: the volume whose content that was, if it was one's.
+    Removed {
+        node: &'a str,
+        path: &'a str,
+        tree: Option<&'a str>,
+    },
+    /// A container of a pod (by its uid) started. `volumes`: the claim behind each of its volumes, what ought to be there and what its process finds.
     Started {
         node: &'a str,
         pod: &'a str,

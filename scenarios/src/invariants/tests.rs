@@ -1,0 +1,36 @@
+//! For each invariant a small history that violates it and one near miss that does not.
+
+mod attach;
+mod history;
+mod mounts;
+
+use history::History;
+
+/// A pair of histories for an invariant.
+struct Pair {
+    invariant: &'static str,
+    /// What happens, with the incident's number where the specification has one.
+    what: &'static str,
+    bad: fn(&mut History),
+    near: fn(&mut History),
+}
+
+/// Plays both histories with nothing but their invariant watched.
+fn hold(pairs: &[Pair]) {
+    for Pair { invariant, what, bad, near } in pairs {
+        let found = |play: fn(&mut History)| {
+            let mut history = History::new(Some(&[(*invariant).to_owned()]));
+            play(&mut history);
+            history.end()
+        };
+        assert_ne!(found(*bad), [""; 0], "{invariant}: {what}");
+        assert_eq!(found(*near), [""; 0], "{invariant}: the near miss of {what}");
+    }
+}
+
+#[test]
+fn a_whole_life_breaks_nothing() {
+    let mut history = History::new(None);
+    history::life(&mut history);
+    assert_eq!(history.end(), [""; 0]);
+}
