@@ -1,6 +1,6 @@
 //! The cells of the workload kinds.
 
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::{Value, json};
@@ -53,6 +53,19 @@ pub fn replica_set(set: &ReplicaSet, now: jiff::Timestamp) -> Vec<Value> {
         images,
         json!(selector(Some(&spec.selector))),
     ]
+}
+
+pub fn revision(revision: &ControllerRevision, now: jiff::Timestamp) -> Vec<Value> {
+    let owners = revision.metadata.owner_references.iter().flatten();
+    let controller = owners.filter(|owner| owner.controller == Some(true)).map(|owner| {
+        let kind = owner.kind.to_lowercase();
+        match owner.api_version.split_once('/') {
+            Some((group, _)) => format!("{kind}.{group}/{}", owner.name),
+            None => format!("{kind}/{}", owner.name),
+        }
+    });
+    let controller = controller.last().unwrap_or_else(|| "<none>".to_owned());
+    vec![name(&revision.metadata), json!(controller), json!(revision.revision), age(&revision.metadata, now)]
 }
 
 pub fn daemon_set(set: &DaemonSet, now: jiff::Timestamp) -> Vec<Value> {

@@ -72,6 +72,7 @@ fn cells(object: &Object, now: jiff::Timestamp) -> (&'static str, Vec<Value>) {
             ("Name, Ready, Up-to-date, Available, Age, Containers*, Images*, Selector*", apps::deployment(deployment, now))
         }
         Object::ReplicaSet(set) => ("Name, Desired, Current, Ready, Age, Containers*, Images*, Selector*", apps::replica_set(set, now)),
+        Object::ControllerRevision(revision) => ("Name, Controller, Revision, Age", apps::revision(revision, now)),
         Object::DaemonSet(set) => (
             "Name, Desired, Current, Ready, Up-to-date, Available, Node Selector, Age, Containers*, Images*, Selector*",
             apps::daemon_set(set, now),
