@@ -27,18 +27,20 @@ pub struct XmlBody {
 impl XmlBody {
     /// `<{action}Response>` with a request id and the fields of `response`, which must be a struct (or `()` for none).
     pub fn new(action: &str, response: &impl Serialize) -> Result<Self, Ec2Error> {
-        Self::list(action, response, 1)
+        let mut written = Ok(());
+        let body = Self::written(action, 1, |xml| written = write_fields(xml, response, "item"));
+        written.map(|()| body).map_err(|error| Ec2Error::new("InternalError", error.to_string()))
     }
 
-    /// The same for a list of so many resources, of which each is about a kilobyte.
-    pub fn list(action: &str, response: &impl Serialize, count: usize) -> Result<Self, Ec2Error> {
+    /// The same, with fields that `fields` writes (see [`element`]), of so many resources; each is about a kilobyte.
+    pub fn written(action: &str, count: usize, fields: impl FnOnce(&mut String)) -> Self {
         let request_id = request_id();
         let mut xml = String::with_capacity(1024 * count.clamp(1, 1024));
         // Writing to a String cannot fail.
         let _ = write!(xml, "{HEAD}<{action}Response xmlns=\"{EC2}\"><requestId>{request_id}</requestId>");
-        write_fields(&mut xml, response, "item").map_err(|error| Ec2Error::new("InternalError", error.to_string()))?;
+        fields(&mut xml);
         let _ = write!(xml, "</{action}Response>");
-        Ok(Self { request_id, xml })
+        Self { request_id, xml }
     }
 
     /// The answer of actions that return only success.
@@ -133,6 +135,96 @@ pub fn escape(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(out)
+}
+
+/// Appends an element without serde, for rows that an answer shows by the thousand: `element!(out, "size", volume.size)`. The name
+/// is a literal, so that all around the value is copied as constants.
+macro_rules! element {
+    ($out:expr, $name:literal, $value:expr) => {
+        $crate::xml::Content::element($value, $out, (concat!("<", $name, ">"), concat!("</", $name, ">"), concat!("<", $name, "/>")))
+    };
+}
+pub(crate) use element;
+
+/// What [`element`] writes, in the form that serde's writer gives it.
+pub trait Content: Sized {
+    fn write(self, out: &mut String);
+
+    /// `tags`: before, after, and in the place of an empty value.
+    #[inline(always)]
+    fn element(self, out: &mut String, (before, after, empty): (&str, &str, &str)) {
+        out.push_str(before);
+        let inside = out.len();
+        self.write(out);
+        if out.len() == inside {
+            out.truncate(inside - before.len());
+            out.push_str(empty);
+        } else {
+            out.push_str(after);
+        }
+    }
+}
+
+impl Content for &str {
+    fn write(self, out: &mut String) {
+        out.push_str(&escape(self));
+    }
+}
+
+impl Content for u32 {
+    fn write(self, out: &mut String) {
+        out.push_str(itoa::Buffer::new().format(self));
+    }
+}
+
+impl Content for bool {
+    fn write(self, out: &mut String) {
+        out.push_str(if self { "true" } else { "false" });
+    }
+}
+
+impl<T: Display> Content for Text<T> {
+    fn write(self, out: &mut String) {
+        push_display(out, &self.0);
+    }
+}
+
+/// What a closure writes.
+impl<F: FnOnce(&mut String)> Content for Fields<F> {
+    #[inline(always)]
+    fn write(self, out: &mut String) {
+        self.0(out);
+    }
+}
+
+/// Elements inside an element.
+pub struct Fields<F>(pub F);
+
+/// An absent value leaves no element.
+impl<T: Content> Content for Option<T> {
+    fn write(self, out: &mut String) {
+        if let Some(value) = self {
+            value.write(out);
+        }
+    }
+
+    #[inline(always)]
+    fn element(self, out: &mut String, tags: (&str, &str, &str)) {
+        if let Some(value) = self {
+            value.element(out, tags);
+        }
+    }
+}
+
+/// Appends what is displayed, in place: ids and times are written millions of times.
+fn push_display(out: &mut String, value: &(impl Display + ?Sized)) {
+    let start = out.len();
+    // Writing to a String cannot fail.
+    let _ = write!(out, "{value}");
+    if let Cow::Owned(escaped) = escape(&out[start..]) {
+        out.truncate(start);
+        out.push_str(&escaped);
+    }
 }
 
 /// Serializes as the text that it displays.
@@ -237,15 +329,8 @@ impl<'a> ser::Serializer for Writer<'a> {
         Ok(true)
     }
 
-    /// In place: ids and times are written millions of times.
     fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<bool, Error> {
-        let start = self.out.len();
-        // Writing to a String cannot fail.
-        let _ = write!(self.out, "{value}");
-        if let Cow::Owned(escaped) = escape(&self.out[start..]) {
-            self.out.truncate(start);
-            self.out.push_str(&escaped);
-        }
+        push_display(self.out, value);
         Ok(true)
     }
 

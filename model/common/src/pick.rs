@@ -120,10 +120,14 @@ fn unmix(mut z: u64) -> u64 {
 
 /// The key from which [`hex17`] made these digits; none when they are not 17 lower-case digits of the form it gives.
 pub fn unhex17(seed: u64, digits: &str) -> Option<u64> {
-    let body = digits.strip_prefix('0').filter(|body| body.len() == 16)?;
-    let lower = body.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-    let body = u64::from_str_radix(body, 16).ok().filter(|_| lower)?;
-    Some(unmix(unmix(body) ^ seed))
+    let [b'0', body @ ..] = digits.as_bytes() else { return None };
+    let body: &[u8; 16] = body.try_into().ok()?;
+    let number = body.iter().try_fold(0, |number, byte| match byte {
+        b'0'..=b'9' => Some((number << 4) | u64::from(byte - b'0')),
+        b'a'..=b'f' => Some((number << 4) | u64::from(byte - b'a' + 10)),
+        _ => None,
+    })?;
+    Some(unmix(unmix(number) ^ seed))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use model_aws::ec2::{Command, Reply};
 use serde::Deserialize;
 
-use super::volumes::AttachmentXml;
+use super::volume_xml;
 use super::{Answer, no_reply, run};
 use crate::ctx::Ctx;
 use crate::query::Params;
@@ -42,7 +42,8 @@ pub async fn detach(ctx: &Ctx, params: &Params) -> Answer {
 fn answer(ctx: &Ctx, action: &str, reply: Reply) -> Answer {
     match reply {
         Reply::Attachment { volume, instance, attachment } => {
-            XmlBody::new(action, &AttachmentXml::new(volume.shown(ctx.world.seed), &instance, &attachment))
+            let volume = volume.shown(ctx.world.seed);
+            Ok(XmlBody::written(action, 1, |out| volume_xml::write_attachment(out, volume, &instance, &attachment)))
         }
         _ => Err(no_reply()),
     }

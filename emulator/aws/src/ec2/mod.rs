@@ -14,6 +14,7 @@ mod rules;
 mod security_groups;
 mod snapshots;
 mod tags;
+mod volume_xml;
 mod volumes;
 
 use std::fmt;
@@ -216,21 +217,6 @@ fn tags_for(resource_type: &str, specifications: Vec<TagSpecification>) -> Resul
 struct Tag {
     key: String,
     value: String,
-}
-
-/// The `tagSet` of a resource that has tags, borrowed.
-#[derive(Debug, Clone, Copy)]
-struct TagSet<'a>(&'a Tags);
-
-impl Serialize for TagSet<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Item<'a> {
-            key: &'a str,
-            value: &'a str,
-        }
-        serializer.collect_seq(self.0.iter().map(|(key, value)| Item { key, value }))
-    }
 }
 
 /// The `tagSet` of a resource; absent where there is none.

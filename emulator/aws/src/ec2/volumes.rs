@@ -1,13 +1,14 @@
 //! CreateVolume, CopyVolumes, DeleteVolume, DescribeVolumes, DescribeVolumeStatus.
 
-use model_aws::ec2::{self, Attachment, Command, File, Reply, Source, State, Volume, VolumeId, VolumeStatus};
+use model_aws::ec2::{self, Command, File, Reply, Source, State, Volume, VolumeStatus};
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Tag, TagSet, TagSpecification, Time, error_of, no_reply, run, tags_for, until_read};
+use super::volume_xml::{self, VolumeXml};
+use super::{Answer, Tag, TagSpecification, error_of, no_reply, run, tags_for, until_read};
 use crate::ctx::Ctx;
 use crate::error::Ec2Error;
 use crate::query::Params;
-use crate::xml::{Text, XmlBody};
+use crate::xml::XmlBody;
 
 super::describe_request!(DescribeVolumesRequest, "VolumeId");
 
@@ -59,97 +60,6 @@ struct VolumeIdRequest {
     volume_id: String,
 }
 
-/// A volume as CreateVolume and DescribeVolumes show it. Borrowed: an answer may show thousands.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct VolumeXml<'a> {
-    volume_id: Text<VolumeId>,
-    size: u32,
-    /// Empty where there is none, as on EC2.
-    snapshot_id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source_volume_id: Option<&'a str>,
-    availability_zone: &'a str,
-    availability_zone_id: Option<&'a str>,
-    status: &'static str,
-    create_time: Text<Time>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    attachment_set: Option<Vec<AttachmentXml<'a>>>,
-    tag_set: Option<TagSet<'a>>,
-    volume_type: &'static str,
-    iops: Option<u32>,
-    throughput: Option<u32>,
-    encrypted: bool,
-    kms_key_id: Option<&'a str>,
-    multi_attach_enabled: bool,
-    fast_restored: Option<bool>,
-    volume_initialization_rate: Option<u32>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AttachmentXml<'a> {
-    pub volume_id: Text<VolumeId>,
-    pub instance_id: &'a str,
-    pub device: &'a str,
-    pub status: &'static str,
-    pub attach_time: Text<Time>,
-    pub delete_on_termination: bool,
-    pub ebs_card_index: Option<u32>,
-}
-
-impl<'a> AttachmentXml<'a> {
-    pub fn new(volume: VolumeId, instance_id: &'a str, attachment: &'a Attachment) -> Self {
-        Self {
-            volume_id: Text(volume),
-            instance_id,
-            device: &attachment.device,
-            status: attachment.status().name(),
-            attach_time: Text(Time(attachment.attached_at)),
-            delete_on_termination: false,
-            ebs_card_index: attachment.card_index,
-        }
-    }
-}
-
-impl<'a> VolumeXml<'a> {
-    pub fn new(state: &'a State, volume: &'a Volume) -> Self {
-        let zone_id = state.network().zone(&volume.zone).map(|zone| zone.id.as_str());
-        Self::with(state.seed(), zone_id, volume)
-    }
-
-    fn with(seed: u64, zone_id: Option<&'a str>, volume: &'a Volume) -> Self {
-        let id = volume.key.shown(seed);
-        let source = |wanted: bool| volume.source_id.as_deref().filter(|_| wanted);
-        Self {
-            volume_id: Text(id),
-            size: volume.spec.size_gib,
-            snapshot_id: source(matches!(volume.source, Source::Snapshot(_))).unwrap_or_default(),
-            source_volume_id: source(matches!(volume.source, Source::Volume(_))),
-            availability_zone: &volume.zone,
-            availability_zone_id: zone_id,
-            status: volume.status().name(),
-            create_time: Text(Time(volume.created_at)),
-            attachment_set: Some(volume.attachments.iter().map(|(instance, a)| AttachmentXml::new(id, instance, a)).collect()),
-            tag_set: (!volume.tags.is_empty()).then_some(TagSet(&volume.tags)),
-            volume_type: volume.spec.volume_type.name(),
-            iops: volume.spec.iops,
-            throughput: volume.spec.throughput,
-            encrypted: volume.encrypted,
-            kms_key_id: volume.kms_key_id.as_deref(),
-            multi_attach_enabled: volume.spec.multi_attach,
-            fast_restored: volume.fast_restored.then_some(true),
-            volume_initialization_rate: volume.initialization_rate,
-        }
-    }
-
-    /// Of a reply. CreateVolume shows no attachments.
-    fn made(ctx: &'a Ctx, volume: &'a Volume) -> Self {
-        let zone_id = ctx.world.zones.iter().find(|zone| zone.name == volume.zone).map(|zone| zone.id.as_str());
-        Self { attachment_set: None, ..Self::with(ctx.world.seed, zone_id, volume) }
-    }
-}
-
 pub async fn create(ctx: &Ctx, params: &Params) -> Answer {
     let request: CreateVolumeRequest = params.read()?;
     if request.outpost_arn.is_some() {
@@ -174,16 +84,9 @@ pub async fn create(ctx: &Ctx, params: &Params) -> Answer {
         tags: tags_for("volume", request.tag_specification)?,
     });
     match run(ctx, params, command).await? {
-        Reply::Volume(volume) => XmlBody::new("CreateVolume", &VolumeXml::made(ctx, &volume)),
+        Reply::Volume(volume) => Ok(XmlBody::written("CreateVolume", 1, |out| VolumeXml::made(ctx, &volume).write(out))),
         _ => Err(no_reply()),
     }
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Volumes<'a> {
-    volume_set: Vec<VolumeXml<'a>>,
-    next_token: Option<String>,
 }
 
 pub async fn copy(ctx: &Ctx, params: &Params) -> Answer {
@@ -202,8 +105,8 @@ pub async fn copy(ctx: &Ctx, params: &Params) -> Answer {
         Reply::Volumes(volumes) => {
             let read = |made: &Volume| made.file != File::Absent || made.refused;
             until_read(ctx, |ec2| volumes.iter().all(|made| ec2.volume(made.key).is_none_or(read))).await;
-            let volume_set = volumes.iter().map(|volume| VolumeXml::made(ctx, volume)).collect();
-            XmlBody::new("CopyVolumes", &Volumes { volume_set, next_token: None })
+            let shown = volumes.iter().map(|volume| VolumeXml::made(ctx, volume));
+            Ok(XmlBody::written("CopyVolumes", volumes.len(), |out| volume_xml::write_set(out, shown, None)))
         }
         _ => Err(no_reply()),
     }
@@ -220,9 +123,8 @@ pub async fn describe(ctx: &Ctx, params: &Params) -> Answer {
     // Written under the lock: to copy the volumes first takes longer.
     let answer = ctx.engine.read(|aws| {
         let page = aws.ec2.describe_volumes(&request.ids, &request.filter, &paging).map_err(|reject| error_of(&reject))?;
-        let volume_set: Vec<_> = page.items.into_iter().map(|volume| VolumeXml::new(&aws.ec2, volume)).collect();
-        let count = volume_set.len();
-        XmlBody::list("DescribeVolumes", &Volumes { volume_set, next_token: page.next_token }, count)
+        let shown = page.items.iter().map(|volume| VolumeXml::new(&aws.ec2, volume));
+        Ok(XmlBody::written("DescribeVolumes", page.items.len(), |out| volume_xml::write_set(out, shown, page.next_token.as_deref())))
     });
     answer.await
 }

@@ -47,7 +47,8 @@ pub struct VolumeId(Hex17);
 
 impl fmt::Display for VolumeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "vol-{}", self.0)
+        f.write_str("vol-")?;
+        self.0.fmt(f)
     }
 }
 
@@ -116,10 +117,12 @@ impl fmt::Display for Kind {
 /// The key behind an id of this form; none where the id is well formed but not one that this seed gives.
 /// `parameter` is the request's name for it, which the text of the reject repeats.
 fn key(kind: Kind, seed: u64, parameter: &str, id: &str) -> Result<Option<u64>, Reject> {
-    if !kind.well_formed(id) {
+    let digits = id.strip_prefix(kind.prefix()).and_then(|rest| rest.strip_prefix('-'));
+    let key = digits.and_then(|digits| unhex17(seed, digits));
+    if key.is_none() && !kind.well_formed(id) {
         return Err(Reject::MalformedId { kind, parameter: parameter.to_owned(), id: id.to_owned() });
     }
-    Ok(id.split_once('-').and_then(|(_, digits)| unhex17(seed, digits)))
+    Ok(key)
 }
 
 pub(super) fn volume_key(seed: u64, parameter: &str, id: &str) -> Result<Option<VolumeKey>, Reject> {
