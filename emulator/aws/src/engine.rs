@@ -1,5 +1,6 @@
-//! The engine: one thread owns the state. It drains its queue, steps each input, saves what changed in *one* commit, and only
-//! then lets replies leave and effects start, so that concurrent writers share one flush (group commit).
+//! The engine: one at a time works with the state. He drains the queue, steps each input, saves what changed in *one* commit, and
+//! only then lets replies leave and effects start, so that concurrent writers share one flush (group commit). It is the first
+//! caller that finds nobody at work, or a thread that stands by ([`desk`]).
 //!
 //! ```text
 //! command ─┐                 ┌─ step ─ step ─ step ─┐            ┌─ replies leave
@@ -14,7 +15,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -22,12 +22,14 @@ use emulator_common::store::Store;
 use model_aws::{Aws, Effect, Input, Reject};
 use tokio::sync::{broadcast, oneshot, watch};
 
+mod desk;
 mod history;
 mod journal;
 mod sort;
 mod timers;
 mod writer;
 
+use desk::Desk;
 pub use journal::Journal;
 pub use writer::now;
 
@@ -39,7 +41,7 @@ pub trait Outside: Send + Sync + 'static {
 
 /// The end of an effect. The engine counts effects under way, so it is told also when this is dropped unsaid (a panic).
 pub struct Ended {
-    queue: mpsc::Sender<Message>,
+    desk: Arc<Desk>,
     input: Option<Input>,
 }
 
@@ -53,7 +55,7 @@ impl Ended {
 impl Drop for Ended {
     fn drop(&mut self) {
         // The engine may have stopped: then a start observes what was done.
-        let _ = self.queue.send(Message::Ended(self.input.take()));
+        self.desk.put_and_ring(Message::Ended(self.input.take()));
     }
 }
 
@@ -61,7 +63,7 @@ impl Drop for Ended {
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
-    queue: mpsc::Sender<Message>,
+    desk: Arc<Desk>,
     /// What is read in the place of the state.
     past: Option<Arc<Aws>>,
 }
@@ -111,7 +113,7 @@ struct ResetTo {
 }
 
 impl Engine {
-    /// Starts the writer's thread. Effects begin when [`Engine::connect`] has said who carries them out.
+    /// Starts the thread. Effects begin when [`Engine::connect`] has said who carries them out.
     pub fn start(store: Arc<dyn Store>, aws: Aws, journal: Option<Journal>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             durable: AtomicU64::new(0),
@@ -122,34 +124,37 @@ impl Engine {
             history: Mutex::default(),
             state: RwLock::new(Applied { aws, sequence: 0 }),
         });
-        let (queue, inbox) = mpsc::channel();
-        let writer = writer::Writer::new(shared.clone(), store, journal, inbox, queue.clone(), tokio::runtime::Handle::current());
-        std::thread::Builder::new().name("aws-writer".to_owned()).spawn(move || writer.run())?;
-        Ok(Self { shared, queue, past: None })
+        let writer = writer::Writer::new(shared.clone(), store, journal, tokio::runtime::Handle::current());
+        let desk = Arc::new(Desk::new(shared.clone(), writer));
+        let standing_by = desk.clone();
+        std::thread::Builder::new().name("aws-writer".to_owned()).spawn(move || standing_by.stand_by())?;
+        Ok(Self { shared, desk, past: None })
     }
 
     /// Says who carries out effects.
     pub fn connect(&self, outside: Arc<dyn Outside>) {
-        // A send fails only when the engine has stopped; then there is nothing to carry out.
-        let _ = self.queue.send(Message::Connect(outside));
+        self.desk.put_and_ring(Message::Connect(outside));
     }
 
     /// Steps a command. Resolves when the state that it left is durable, with the replies among its effects. It does not
     /// resolve while the state cannot be saved ([`Engine::fault`]) or after the engine stopped.
     pub async fn command(&self, input: Input) -> Result<Vec<Effect>, Reject> {
         let (reply, answer) = oneshot::channel();
-        if self.queue.send(Message::Command { input, reply }).is_ok()
-            && let Ok(answer) = answer.await
-        {
-            return answer;
+        self.desk.put(Message::Command { input, reply });
+        let work = Work(&self.desk);
+        // Those who are about to queue a command do so first, and share the commit.
+        tokio::task::yield_now().await;
+        drop(work);
+        match answer.await {
+            Ok(answer) => answer,
+            // It has stopped.
+            Err(_) => std::future::pending().await,
         }
-        std::future::pending().await
     }
 
     /// Feeds an input that nobody waits for.
     pub fn tell(&self, input: Input) {
-        // A send fails only when the engine has stopped.
-        let _ = self.queue.send(Message::Tell(input));
+        self.desk.put_and_ring(Message::Tell(input));
     }
 
     /// Reads the state in the caller's task. Resolves when everything that `f` could have seen is durable. `f` must be quick:
@@ -205,20 +210,29 @@ impl Engine {
     pub async fn reset(&self, aws: Aws, cleanup: impl FnOnce() + Send + 'static, inputs: Vec<Input>) {
         let (done, finished) = oneshot::channel();
         let reset = ResetTo { aws, cleanup: Box::new(cleanup), inputs, done };
-        if self.queue.send(Message::Reset(Box::new(reset))).is_ok() && finished.await.is_ok() {
-            return;
+        self.desk.put_and_ring(Message::Reset(Box::new(reset)));
+        if finished.await.is_err() {
+            // It has stopped.
+            std::future::pending().await
         }
-        std::future::pending().await
     }
 
-    /// Ends the writer after what is queued; resolves when it ended. Effects under way are not waited for: a start
+    /// Ends the engine after what is queued; resolves when it ended. Effects under way are not waited for: a start
     /// observes what they did.
     pub async fn stop(&self) {
         let mut fault = self.shared.fault.subscribe();
-        if self.queue.send(Message::Stop).is_ok() {
-            // The sender lives in `shared`, which we hold: waiting cannot fail.
-            let _ = fault.wait_for(|fault| fault.as_deref() == Some(STOPPED)).await;
-        }
+        self.desk.put_and_ring(Message::Stop);
+        // The sender lives in `shared`, which we hold: waiting cannot fail.
+        let _ = fault.wait_for(|fault| fault.as_deref() == Some(STOPPED)).await;
+    }
+}
+
+/// Carries out what is queued when it is dropped: also by a caller who goes away meanwhile, for a queued command is a given one.
+struct Work<'a>(&'a Arc<Desk>);
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        self.0.work();
     }
 }
 

@@ -229,3 +229,61 @@ async fn a_stopped_engine_says_so_and_answers_no_command() {
     assert!(!ready(&mut command).await);
     assert_eq!(engine.read(|aws| aws.efs.counts().0).await, 1, "what is saved can still be read");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_command_is_answered_whoever_carries_it_out() {
+    let engine = engine(&Arc::new(Gated::default()));
+    let writers: Vec<_> = (0..8)
+        .map(|writer| {
+            let engine = engine.clone();
+            tokio::spawn(async move {
+                for n in 0..100 {
+                    created(&engine, &format!("{writer}-{n}")).await;
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        tokio::time::timeout(Duration::from_secs(60), writer).await.expect("a command was left in the queue").unwrap();
+    }
+    assert_eq!(engine.read(|aws| aws.efs.counts().0).await, 8 * 100);
+}
+
+#[tokio::test]
+async fn a_command_is_carried_out_though_its_caller_goes_away() {
+    let engine = engine(&Arc::new(Gated::default()));
+    let mut command = Box::pin(engine.command(create("a")));
+    assert!(futures::poll!(&mut command).is_pending());
+    drop(command);
+    assert_eq!(engine.read(|aws| aws.efs.counts().0).await, 1);
+}
+
+#[tokio::test]
+async fn commands_that_are_queued_together_share_a_commit() {
+    let store = Arc::new(Gated::default());
+    // Without hands no effect ends, which would be a commit of its own.
+    let engine = Engine::start(store.clone(), fresh(), None).unwrap();
+    let tokens: Vec<_> = (0..10).map(|n| n.to_string()).collect();
+    futures::future::join_all(tokens.iter().map(|token| created(&engine, token))).await;
+    assert_eq!(store.commits.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_panic_ends_the_engine_and_says_so() {
+    struct Broken;
+    impl Store for Broken {
+        fn load(&self, _: &str) -> Result<Vec<Record>, StoreError> {
+            Ok(Vec::new())
+        }
+        fn commit(&self, _: &mut Batch) -> Result<(), StoreError> {
+            panic!("a bug")
+        }
+    }
+    let engine = Engine::start(Arc::new(Broken), fresh(), None).unwrap();
+    let caller = engine.clone();
+    assert!(tokio::spawn(async move { caller.command(create("a")).await }).await.unwrap_err().is_panic());
+    assert_eq!(&*engine.faulted().await, STOPPED);
+    let mut command = Box::pin(engine.command(create("b")));
+    assert!(!ready(&mut command).await);
+    engine.stop().await;
+}

@@ -1,8 +1,7 @@
-//! The writer's thread.
+//! The writer: steps, saves, then lets replies leave and effects start. [`super::desk`] says who works with it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,23 +10,26 @@ use model_aws::{At, Aws, Dirty, Effect, Input, Reject};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::desk::Desk;
 use super::history::History;
 use super::sort::{Sorted, sort};
 use super::timers::Timers;
-use super::{Ended, Journal, Message, Outside, ResetTo, STOPPED, Shared};
+use super::{Ended, Journal, Message, Outside, ResetTo, Shared};
 use crate::events;
 
 /// Most inputs of one commit: bounds how long readers wait for the lock.
 const MAX_BATCH: usize = 256;
 /// Between attempts to save after a failure.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long lines of the journal may wait for more.
+const JOURNAL: Duration = Duration::from_millis(50);
 
 pub struct Writer {
     shared: Arc<Shared>,
     store: Arc<dyn Store>,
     journal: Option<Journal>,
-    inbox: Receiver<Message>,
-    queue: Sender<Message>,
+    /// When the journal's lines are to be handed over.
+    flush: Option<Instant>,
     runtime: Handle,
     outside: Option<Arc<dyn Outside>>,
     timers: Timers,
@@ -36,9 +38,19 @@ pub struct Writer {
     /// A reset that waits for effects under way, and the commands that wait for it.
     reset: Option<Box<ResetTo>>,
     held: VecDeque<Message>,
-    /// What arrived while the state could not be saved.
-    arrived: VecDeque<Message>,
+    /// What could not be saved, and when it is tried again. Nothing is stepped meanwhile.
+    unsaved: Option<(Commit, Instant)>,
+    stopping: bool,
     turn: Turn,
+}
+
+/// How it goes on after a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    Next,
+    /// Nothing can be saved now.
+    Wait,
+    End,
 }
 
 /// What a command's caller gets.
@@ -55,6 +67,15 @@ struct Turn {
     effects: Vec<Effect>,
 }
 
+/// Changes that are to be saved, and what waits for that beside the replies and effects of the turn.
+struct Commit {
+    batch: Batch,
+    sequence: u64,
+    past: Option<Past>,
+    told: Vec<Arc<str>>,
+    reset: Option<Box<ResetTo>>,
+}
+
 /// What a turn leaves for describe calls that lag.
 struct Past {
     faulty: bool,
@@ -62,101 +83,72 @@ struct Past {
     state: Option<Arc<Aws>>,
 }
 
-#[allow(clippy::large_enum_variant)] // it is on the stack for a moment; a box would cost every message
-enum Next {
-    Message(Message),
-    TimerDue,
-    Closed,
-}
-
 impl Writer {
-    pub fn new(
-        shared: Arc<Shared>,
-        store: Arc<dyn Store>,
-        journal: Option<Journal>,
-        inbox: Receiver<Message>,
-        queue: Sender<Message>,
-        runtime: Handle,
-    ) -> Self {
+    pub fn new(shared: Arc<Shared>, store: Arc<dyn Store>, journal: Option<Journal>, runtime: Handle) -> Self {
         Self {
             shared,
             store,
             journal,
-            inbox,
-            queue,
+            flush: None,
             runtime,
             outside: None,
             timers: Timers::default(),
             under_way: 0,
             reset: None,
             held: VecDeque::new(),
-            arrived: VecDeque::new(),
+            unsaved: None,
+            stopping: false,
             turn: Turn::default(),
         }
     }
 
-    /// Serves until told to stop. However this thread ends, those who wait are told, after the store is closed.
-    pub fn run(mut self) {
-        let told = Told(self.shared.clone());
-        self.serve();
-        drop(self);
-        drop(told);
+    /// When there is something to do without a message.
+    pub fn due(&self) -> Option<Instant> {
+        match &self.unsaved {
+            Some((_, again)) => Some(*again),
+            None => self.timers.next().into_iter().chain(self.flush).min(),
+        }
     }
 
-    fn serve(&mut self) {
+    /// What only the thread does, for it takes long or is not urgent; and turns, until nothing is left to do now.
+    pub fn chores(&mut self, desk: &Arc<Desk>) -> Then {
+        if let Some((commit, again)) = self.unsaved.take() {
+            if self.stopping || desk.is_stopping() {
+                return Then::End;
+            }
+            if again > Instant::now() {
+                self.unsaved = Some((commit, again));
+            } else if self.save(commit, desk) != Then::Next {
+                return Then::Wait;
+            }
+        }
         loop {
-            let mut going = match self.next() {
-                Next::Closed => return,
-                Next::TimerDue => self.turn(None),
-                Next::Message(message) => self.turn(Some(message)),
+            let then = match self.turn(desk) {
+                Then::Next if self.under_way == 0 => self.finish_reset(desk),
+                then => then,
             };
-            if going && self.under_way == 0 {
-                going = self.finish_reset();
+            if then != Then::Next {
+                return then;
             }
-            if !going {
-                return;
-            }
-        }
-    }
-
-    fn next(&mut self) -> Next {
-        if let Some(message) = self.arrived.pop_front() {
-            return Next::Message(message);
-        }
-        if self.reset.is_none()
-            && let Some(message) = self.held.pop_front()
-        {
-            return Next::Message(message);
-        }
-        if let Ok(message) = self.inbox.try_recv() {
-            return Next::Message(message);
-        }
-        // Nothing to do: a good time to hand the journal's lines over.
-        if let Some(journal) = &mut self.journal {
-            journal.flush();
-        }
-        let Some(due) = self.timers.next() else {
-            return self.inbox.recv().map_or(Next::Closed, Next::Message);
-        };
-        match self.inbox.recv_timeout(due.saturating_duration_since(Instant::now())) {
-            Ok(message) => Next::Message(message),
-            Err(RecvTimeoutError::Timeout) => Next::TimerDue,
-            Err(RecvTimeoutError::Disconnected) => Next::Closed,
-        }
-    }
-
-    /// Steps what is queued, saves, releases. False: the engine is to end.
-    fn turn(&mut self, first: Option<Message>) -> bool {
-        let mut going = true;
-        let shared = self.shared.clone();
-        let mut applied = shared.state.write().unwrap_or_else(PoisonError::into_inner);
-        let mut message = first;
-        for _ in 0..MAX_BATCH {
-            let Some(next) = message.take().or_else(|| self.inbox.try_recv().ok()) else { break };
-            if !self.take(&mut applied.aws, next) {
-                going = false;
+            if desk.is_empty() && self.timers.next().is_none_or(|due| due > Instant::now()) {
                 break;
             }
+        }
+        if let (Some(journal), Some(_)) = (&mut self.journal, self.flush.take_if(|flush| *flush <= Instant::now())) {
+            journal.flush();
+        }
+        Then::Next
+    }
+
+    /// Steps what is queued, saves, releases.
+    pub fn turn(&mut self, desk: &Arc<Desk>) -> Then {
+        if self.unsaved.is_some() {
+            return Then::Wait;
+        }
+        let shared = self.shared.clone();
+        let mut applied = shared.state.write().unwrap_or_else(PoisonError::into_inner);
+        for message in desk.take(MAX_BATCH) {
+            self.take(&mut applied.aws, message);
         }
         // Timers of no duration (profile `instant`) fire in the turn that armed them, and share its commit.
         let now = Instant::now();
@@ -173,20 +165,16 @@ impl Writer {
         let sequence = applied.sequence;
         let past = if dirty.is_empty() { None } else { Some(self.past(&applied.aws)) };
         drop(applied);
-        if !dirty.is_empty() && !self.save(batch_of(dirty), sequence) {
-            return false;
+        match self.save(Commit { batch: batch_of(dirty), sequence, past, told, reset: None }, desk) {
+            Then::Next if self.stopping => Then::End,
+            then => then,
         }
-        if let Some(past) = past {
-            self.keep(past);
-        }
-        // Saved: now replies may leave and effects may start.
-        self.release(told);
-        going
     }
 
-    /// False: the engine is to end.
-    fn take(&mut self, aws: &mut Aws, message: Message) -> bool {
+    fn take(&mut self, aws: &mut Aws, message: Message) {
         match message {
+            // Ends with this turn; what is queued behind it is not carried out.
+            _ if self.stopping => {}
             Message::Command { .. } | Message::Tell(_) if self.reset.is_some() => self.held.push_back(message),
             Message::Command { input, reply } => {
                 let answer = self.step(aws, &input);
@@ -203,9 +191,8 @@ impl Writer {
             }
             Message::Connect(outside) => self.outside = Some(outside),
             Message::Reset(reset) => self.reset = Some(reset),
-            Message::Stop => return false,
+            Message::Stop => self.stopping = true,
         }
-        true
     }
 
     /// Steps one input; returns the replies among its effects.
@@ -215,6 +202,7 @@ impl Writer {
         let verdict = aws.step(at, input, &mut effects);
         if let Some(journal) = &mut self.journal {
             journal.append(at, input, &verdict);
+            self.flush.get_or_insert_with(|| Instant::now() + JOURNAL);
         }
         if let Err(reject) = &verdict {
             tracing::debug!(%reject, "rejected");
@@ -262,29 +250,40 @@ impl Writer {
         self.shared.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Saves, trying until it is possible. False: the engine was told to stop meanwhile.
-    fn save(&mut self, mut batch: Batch, sequence: u64) -> bool {
-        while let Err(error) = self.store.commit(&mut batch) {
-            let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-            tracing::error!("{error}{source}; trying again");
-            self.shared.fault.send_replace(Some(format!("{error}{source}").into()));
-            let until = Instant::now() + RETRY;
-            while let Ok(message) = self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                match message {
-                    Message::Stop => return false,
-                    other => self.arrived.push_back(other),
-                }
+    /// Saves, then lets go what waited for it.
+    fn save(&mut self, mut commit: Commit, desk: &Arc<Desk>) -> Then {
+        if !commit.batch.is_empty() {
+            if let Err(error) = self.store.commit(&mut commit.batch) {
+                let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+                tracing::error!("{error}{source}; trying again");
+                self.shared.fault.send_replace(Some(format!("{error}{source}").into()));
+                self.unsaved = Some((commit, Instant::now() + RETRY));
+                return Then::Wait;
             }
+            if self.shared.fault.borrow().is_some() {
+                self.shared.fault.send_replace(None);
+            }
+            self.shared.durable.store(commit.sequence, Ordering::Release);
+            self.shared.durable_changed.send_replace(commit.sequence);
         }
-        if self.shared.fault.borrow().is_some() {
-            self.shared.fault.send_replace(None);
+        let Commit { past, told, reset, .. } = commit;
+        if let Some(past) = past {
+            self.keep(past);
         }
-        self.shared.durable.store(sequence, Ordering::Release);
-        self.shared.durable_changed.send_replace(sequence);
-        true
+        let reset = reset.map(|reset| {
+            (reset.cleanup)();
+            desk.put_back(std::mem::take(&mut self.held));
+            reset.done
+        });
+        self.release(told, desk);
+        if let Some(done) = reset {
+            // Who asked may have gone away.
+            let _ = done.send(());
+        }
+        Then::Next
     }
 
-    fn release(&mut self, told: Vec<Arc<str>>) {
+    fn release(&mut self, told: Vec<Arc<str>>, desk: &Arc<Desk>) {
         for (reply, answer) in self.turn.replies.drain(..) {
             // A caller that went away does not need its answer.
             let _ = reply.send(answer);
@@ -300,13 +299,13 @@ impl Writer {
                 continue;
             };
             self.under_way += 1;
-            self.runtime.spawn(outside.perform(effect, Ended { queue: self.queue.clone(), input: None }));
+            self.runtime.spawn(outside.perform(effect, Ended { desk: desk.clone(), input: None }));
         }
     }
 
-    /// Puts the reset's state in place when there is one to do. False: the engine was told to stop meanwhile.
-    fn finish_reset(&mut self) -> bool {
-        let Some(reset) = self.reset.take() else { return true };
+    /// Puts the reset's state in place when there is one to do.
+    fn finish_reset(&mut self, desk: &Arc<Desk>) -> Then {
+        let Some(mut reset) = self.reset.take() else { return Then::Next };
         let mut batch = Batch::default();
         for table in Aws::tables() {
             match self.store.load(table) {
@@ -316,7 +315,7 @@ impl Writer {
         }
         let shared = self.shared.clone();
         let mut applied = shared.state.write().unwrap_or_else(PoisonError::into_inner);
-        applied.aws = reset.aws;
+        std::mem::swap(&mut applied.aws, &mut reset.aws);
         applied.sequence += 1;
         self.timers.clear();
         for input in &reset.inputs {
@@ -325,26 +324,9 @@ impl Writer {
         // The new state's own records come after the removals in the same batch.
         batch.0.extend(batch_of(applied.aws.take_dirty()).0);
         let sequence = applied.sequence;
-        let past = self.past(&applied.aws);
+        let past = Some(self.past(&applied.aws));
         drop(applied);
-        if !self.save(batch, sequence) {
-            return false;
-        }
-        self.keep(past);
-        (reset.cleanup)();
-        self.release(vec![events::reset(now()).into()]);
-        // Who asked may have gone away.
-        let _ = reset.done.send(());
-        true
-    }
-}
-
-/// Sets the fault of an ended engine.
-struct Told(Arc<Shared>);
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        self.0.fault.send_replace(Some(STOPPED.into()));
+        self.save(Commit { batch, sequence, past, told: vec![events::reset(now()).into()], reset: Some(reset) }, desk)
     }
 }
 
