@@ -176,6 +176,11 @@ pub struct UpArgs {
     /// register with the kubelet of each node in /var/lib/kubelet/plugins_registry, as on any cluster.
     #[arg(long = "drivers", value_delimiter = ',', allow_hyphen_values = true, value_name = "-NAME,…", value_parser = driver_off)]
     pub drivers_off: Vec<String>,
+    /// Mount EFS with the real mount.efs of efs-utils instead of ebbtide's own: its option parsing, certificates, name resolution, state
+    /// files and watchdog; only the NFS client and the tunnel are ebbtide's. DIR: where it is installed (/), or its sources.
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true, default_missing_value = "/")]
+    #[arg(conflicts_with_all = ["no_nodes", "external_nodes"])]
+    pub faithful: Option<PathBuf>,
     /// Use this EBS CSI driver's controller service instead of the built-in one: `unix:///path/csi.sock`.
     #[arg(long, value_name = "SOCKET")]
     pub ebs_driver: Option<String>,

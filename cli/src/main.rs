@@ -1,5 +1,5 @@
-//! The `ebbtide` command. One multi-call binary: called as `mount.efs` it is EFS's mount helper, and the hidden subcommands are
-//! what it runs inside a node.
+//! The `ebbtide` command. One multi-call binary: called as `mount.efs` it is EFS's mount helper (or lets the real one into the node's
+//! network), as `mount.nfs4` and `efs-proxy` what runs below the real one, and the hidden subcommands are what it runs inside a node.
 
 mod agent;
 mod args;
@@ -30,8 +30,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let argv0 = std::env::args_os().next().unwrap_or_default();
-    if std::path::Path::new(&argv0).file_name().is_some_and(|name| name == "mount.efs") {
-        return fuse_fs::mount_efs::main(std::env::args_os());
+    let name = std::path::Path::new(&argv0).file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if let Some(real) = emulator_node::efs_utils::enter::stands_for(name) {
+        return emulator_node::efs_utils::enter::main(real, std::env::args_os().skip(1));
+    }
+    match name {
+        "mount.efs" => return fuse_fs::mount_efs::main(std::env::args_os()),
+        "mount.nfs4" => return fuse_fs::shims::mount_nfs4::main(std::env::args_os()),
+        "efs-proxy" => return fuse_fs::shims::efs_proxy::main(std::env::args_os()),
+        _ => {}
     }
     // Before any thread exists: this becomes a container's first process.
     if std::env::args_os().nth(1).is_some_and(|arg| arg == "container-init" || arg == "container-exec") {

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use emulator_common::places::Places;
 use emulator_node::NodeConfig;
 use emulator_node::config::{MetadataEndpoints, first_loop, inside};
+use emulator_node::efs_utils::EfsUtils;
 use model_aws::world::Node;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -69,6 +70,7 @@ impl Supervisor {
         aws_endpoint: &str,
         kubeconfig: &Path,
         drivers_off: &BTreeSet<String>,
+        efs_utils: Option<&EfsUtils>,
     ) -> anyhow::Result<Self> {
         let (stop, starts) = (CancellationToken::new(), Starts::default());
         for node in nodes {
@@ -87,6 +89,7 @@ impl Supervisor {
                 drivers_off: drivers_off.clone(),
                 first_loop: first_loop(),
                 efs_socket: inside::EFS_SOCKET.into(),
+                efs_utils: efs_utils.cloned(),
             };
             tokio::spawn(keep(config, starts.clone(), stop.clone()));
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use emulator_common::places::Places;
+use emulator_node::efs_utils::EfsUtils;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use model_aws::world::World;
@@ -154,6 +155,9 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
         bail!("an address that is not loopback needs --auth verify: whoever reaches it commands root on this machine");
     }
 
+    let efs_utils =
+        args.faithful.as_deref().filter(|_| with_nodes).map(|root| EfsUtils::find(&std::path::absolute(root)?).context("--faithful"));
+    let efs_utils = efs_utils.transpose()?;
     let stop = CancellationToken::new();
     let aws_listener = bind("the AWS endpoint", "--listen", args.listen, last.as_ref().map(|up| up.aws))?;
     let kube_listener = bind("the Kubernetes API", "--kube-listen", args.kube_listen, last.as_ref().map(|up| up.kube))?;
@@ -221,7 +225,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
     tracing::info!(address = %kube.addr, kubeconfig = %kube.kubeconfig.display(), "the Kubernetes API answers");
 
     let nodes = if with_nodes { world.nodes() } else { Vec::new() };
-    let supervisor = Supervisor::start(places, &nodes, &format!("http://{local_aws}"), &kube.kubeconfig, &drivers_off)?;
+    let supervisor = Supervisor::start(places, &nodes, &format!("http://{local_aws}"), &kube.kubeconfig, &drivers_off, efs_utils.as_ref())?;
     let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
     let waited = tokio::select! {
         not_ready = wait_ready(&kube, &names, supervisor.starts()) => Some(not_ready),

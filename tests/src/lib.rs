@@ -91,6 +91,11 @@ impl Ebbtide {
         self.info = serde_json::from_slice(&info).expect("up.json is JSON");
     }
 
+    /// Was it started with an argument that begins so?
+    pub fn is_up_with(&self, argument: &str) -> bool {
+        self.args.iter().any(|arg| arg.starts_with(argument))
+    }
+
     /// Further arguments of the next [`Ebbtide::start`].
     pub fn with_args(&mut self, args: &[&str]) {
         self.args = args.iter().map(|arg| (*arg).to_owned()).collect();

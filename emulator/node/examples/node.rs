@@ -45,6 +45,7 @@ fn main() -> Result {
                 drivers_off: Default::default(),
                 first_loop: 1000,
                 efs_socket: emulator_node::config::inside::EFS_SOCKET.into(),
+                efs_utils: None,
             };
             let node = emulator_node::spawn(&config, &std::env::current_exe()?)?;
             println!("{} runs as process {}{}", node.name, node.process.pid, if node.adopted { " (it ran before)" } else { "" });

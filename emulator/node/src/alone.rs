@@ -2,7 +2,6 @@
 //! node is, makes and removes the devices in this node's `/dev`, serves EFS mounts, the instance's metadata, and the built-in drivers'
 //! node plugins where they are asked for.
 
-mod address;
 mod claim;
 mod metadata;
 

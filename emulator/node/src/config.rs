@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use emulator_common::places::Places;
 use serde::{Deserialize, Serialize};
 
+use crate::efs_utils::EfsUtils;
+
 /// One node. `ebbtide up` writes it beside the node's files; `ebbtide node run --config FILE` reads it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -41,6 +43,9 @@ pub struct NodeConfig {
     /// Where the EFS server listens for `mount.efs`, as the node sees it.
     #[serde(default = "efs_socket")]
     pub efs_socket: PathBuf,
+    /// The real `mount.efs` that mounts here; none: ebbtide's own.
+    #[serde(default)]
+    pub efs_utils: Option<EfsUtils>,
 }
 
 /// The addresses of an instance's metadata service, `http://127.0.0.1:…`: on EC2 both are http://169.254.169.254.
@@ -84,6 +89,9 @@ pub mod inside {
     pub const RUN: &str = "/run/ebbtide/node";
     /// Where the EFS server listens for `mount.efs`.
     pub const EFS_SOCKET: &str = "/run/ebbtide/node/efs.sock";
+    /// Who lets programs of efs-utils into the instance's network, and that network.
+    pub const VPC_SOCKET: &str = "/run/ebbtide/node/vpc.sock";
+    pub const VPC_NETWORK: &str = "/run/ebbtide/node/vpc.netns";
     /// Where the kubelet serves logs and exec.
     pub const KUBELET_SOCKET: &str = "/run/ebbtide/node/kubelet.sock";
 

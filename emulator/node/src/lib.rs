@@ -4,13 +4,16 @@
 //! - [`agent`], [`devices`], [`loops`]: the hypervisor's hand in the node: block devices come and go as the AWS side says.
 //! - [`alone`]: the agent in a node of another Kubernetes.
 //! - [`drivers`]: the built-in CSI drivers, controller and node services.
+//! - [`efs_utils`]: the real `mount.efs` in a node, and the network it sees.
 //! - [`kubelet`]: the node's pods and their volumes; [`pods`]: containers as processes.
 
+mod address;
 pub mod agent;
 pub mod alone;
 pub mod config;
 pub mod devices;
 pub mod drivers;
+pub mod efs_utils;
 pub mod host;
 pub mod kubelet;
 pub mod loops;

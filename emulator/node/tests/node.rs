@@ -45,6 +45,7 @@ impl Data {
             drivers_off: Default::default(),
             first_loop: 3000,
             efs_socket: emulator_node::config::inside::EFS_SOCKET.into(),
+            efs_utils: None,
         };
         Some(Self { dir, config })
     }

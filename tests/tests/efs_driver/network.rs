@@ -86,8 +86,7 @@ pub fn f11_no_mount_target_in_the_zone(driver: &Driver<'_>) {
         "Failed to resolve \"{fs}.efs.us-east-1.amazonaws.com\" - check that your file system ID is correct, and ensure that the VPC has an EFS \
          mount target for this file system ID.\nSee https://docs.aws.amazon.com/console/efs/mount-dns-name for more detail.\nAttempting to lookup \
          mount target ip address using botocore. No matching mount target in the az us-east-1b. Please create one mount target in us-east-1b, or \
-         try the mount target in another AZ by passing the availability zone option to the mount command. Available mount target(s) are in az \
-         ['us-east-1a']"
+         try the mount target in another AZ by passing the availability zone name option. Available mount target(s) are in az ['us-east-1a']"
     );
     assert_eq!(error, mount_failed(&format!("{fs}:/"), &target_path("other-zone"), "tls", 1, &text));
     // The kubelet tries again when somebody has made one.

@@ -80,6 +80,11 @@ impl<'a> Driver<'a> {
         driver
     }
 
+    /// Is `mount.efs` the real one?
+    pub fn has_real_helper(&self) -> bool {
+        self.ebbtide.is_up_with("--faithful")
+    }
+
     pub fn is_real(&self) -> bool {
         self.plugins.iter().any(|plugin| plugin.real.is_some())
     }
@@ -233,12 +238,18 @@ impl RealDriver {
                 sleep 0.1
             done"#;
         let dir = ebbtide.dir().join(format!("real-{node}"));
-        std::fs::create_dir(&dir).expect("a directory");
+        std::fs::create_dir_all(dir.join("static")).expect("a directory");
+        // What the driver's image has of efs-utils, from the sources or from where it is installed.
+        let roots = std::env::var_os(EFS_UTILS).map(PathBuf::from);
+        let certificates = roots.iter().flat_map(|root| ["dist/efs-utils.crt", "etc/amazon/efs/efs-utils.crt"].map(|file| root.join(file)));
+        if let Some(found) = certificates.into_iter().find(|file| file.is_file()) {
+            std::fs::copy(found, dir.join("static/efs-utils.crt")).expect("a copy");
+        }
         let log = dir.join("log");
         let output = std::fs::File::create(&log).expect("a log");
         let path = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
         let (place, binary) = (path(&dir), path(&binary));
-        // It copies whatever is in there; efs-utils is not needed, as `mount.efs` is ebbtide's.
+        // It copies whatever is in there.
         let files = format!("--efs-utils-static-files-path={place}/static");
         let endpoint = format!("--endpoint=unix://{}", Self::SOCKET);
         let mut argv = vec!["sh", "-c", script, &place, &binary, &endpoint, "--logtostderr", "--v=5", &files];
@@ -279,6 +290,17 @@ impl Drop for RealDriver {
 
 /// The environment variable that gives a real driver.
 pub const BINARY: &str = "EBBTIDE_TEST_EFS_DRIVER";
+/// The environment variable that gives the real efs-utils: its sources, or `/` where it is installed.
+pub const EFS_UTILS: &str = "EBBTIDE_TEST_EFS_UTILS";
+
+/// The argument of `ebbtide up` for the efs-utils that is given; says so when none is.
+pub fn faithful() -> Option<String> {
+    let given = std::env::var(EFS_UTILS).ok();
+    if given.is_none() {
+        eprintln!("skipped: no efs-utils ({EFS_UTILS})");
+    }
+    given.map(|root| format!("--faithful={root}"))
+}
 
 /// A file system with a mount target in each zone, or in the first `zones` of them, with a security group if one is given.
 pub fn file_system(ebbtide: &Ebbtide, zones: usize, group: Option<&str>) -> String {

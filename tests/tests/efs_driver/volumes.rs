@@ -13,7 +13,8 @@ pub fn f01_static(driver: &Driver<'_>) {
     let fs = file_system(driver.ebbtide, 2, None);
     let target = driver.publish(0, "one", &fs).expect("published");
     let mounts = driver.mounts(0, &target);
-    assert!(matches!(&mounts[..], [row] if row.starts_with(&format!("127.0.0.1:/ {target} fuse.efs rw,"))), "{mounts:?}");
+    let kind = if driver.has_real_helper() { "fuse.nfs4" } else { "fuse.efs" };
+    assert!(matches!(&mounts[..], [row] if row.starts_with(&format!("127.0.0.1:/ {target} {kind} rw,"))), "{mounts:?}");
     let df = driver.run(0, &format!("df -h {target}"));
     assert!(df.contains("8.0E"), "{df}");
     driver.run(0, &format!("for i in 1 2 3; do echo line $i >> {target}/out.txt; done"));

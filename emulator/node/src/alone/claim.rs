@@ -109,6 +109,7 @@ pub(super) async fn claim(alone: &Alone) -> Result<NodeConfig, ClaimError> {
         drivers_off: Default::default(),
         first_loop: alone.first_loop,
         efs_socket: alone.efs_socket.clone(),
+        efs_utils: None,
     })
 }
 

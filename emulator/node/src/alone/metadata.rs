@@ -14,11 +14,14 @@ use http::{StatusCode, header};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::address::{self, Address};
 use crate::NodeConfig;
+use crate::address::{self, Address};
 
 /// Longer than any client waits; an answer that the hop limit drops never comes.
 const LIMIT: Duration = Duration::from_secs(120);
+
+/// The label of its address on the loopback link.
+const LABEL: &str = "lo:ebbtide";
 
 /// A listener, and the address that was added for it.
 pub(super) struct Bound {
@@ -31,7 +34,7 @@ pub(super) async fn bind(address: SocketAddr) -> io::Result<Bound> {
     match (TcpListener::bind(address).await, address.ip()) {
         (Ok(listener), _) => Ok(Bound { listener, address: None }),
         (Err(error), IpAddr::V4(ip)) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-            let added = Address::add(ip)?;
+            let added = Address::add(LABEL, ip)?;
             Ok(Bound { listener: TcpListener::bind(address).await?, address: Some(added) })
         }
         (Err(error), _) => Err(error),

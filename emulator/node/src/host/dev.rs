@@ -9,6 +9,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod, umask};
 use super::NodeError;
 use crate::NodeConfig;
 use crate::config::inside;
+use crate::efs_utils::{self, EfsUtils};
 
 /// The character devices of a node: name, major, minor, mode.
 const NODES: [(&str, u64, u64, u32); 10] = [
@@ -47,7 +48,10 @@ pub(super) fn set_up(config: &NodeConfig) -> Result<(), NodeError> {
     let places = config.places();
     kubelet(&places.node(&config.name).join("kubelet"))?;
     bind(&places.node_run(&config.name), Path::new(inside::RUN))?;
-    mount_helper(&places.node(&config.name).join("sbin"))?;
+    mount_helper(&places.node(&config.name).join("sbin"), config.efs_utils.as_ref())?;
+    if let Some(efs_utils) = &config.efs_utils {
+        efs_utils::mount_state(efs_utils, &places.node(&config.name).join("efs-utils"))?;
+    }
     dev()?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     do_mount(Some(Path::new("proc")), Path::new("/proc"), Some("proc"), flags, none())?;
@@ -67,12 +71,18 @@ fn kubelet(source: &Path) -> Result<(), NodeError> {
 }
 
 /// mount(8) looks for `mount.efs` in `/sbin` only. A read-only overlay puts it there: nothing is written to the host.
-fn mount_helper(own: &Path) -> Result<(), NodeError> {
+fn mount_helper(own: &Path, efs_utils: Option<&EfsUtils>) -> Result<(), NodeError> {
+    // What another start of this node left.
+    let _ = std::fs::remove_dir_all(own);
     mount_point(own)?;
     let exe = std::env::current_exe().map_err(NodeError::system("finding this program"))?;
-    let link = own.join("mount.efs");
-    let _ = std::fs::remove_file(&link);
-    symlink(&exe, &link).map_err(NodeError::file("creating", &link))?;
+    match efs_utils {
+        Some(efs_utils) => efs_utils.install(own, &exe)?,
+        None => {
+            let link = own.join("mount.efs");
+            symlink(&exe, &link).map_err(NodeError::file("creating", &link))?;
+        }
+    }
     let sbin = std::fs::canonicalize("/sbin").map_err(NodeError::file("finding", "/sbin"))?;
     let escaped = |path: &Path| path.display().to_string().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,");
     let options = format!("lowerdir={}:{}", escaped(own), escaped(&sbin));

@@ -1,5 +1,6 @@
 //! The node proper: agent, CSI node plugins, EFS server, kubelet.
 
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,12 @@ use super::{NodeError, NodeHooks, chain, spawn};
 use crate::config::inside;
 use crate::devices::Devices;
 use crate::drivers::{ebs_node, efs_node};
-use crate::{NodeConfig, agent};
+use crate::{NodeConfig, agent, efs_utils};
 
 /// How long the parts that remain may take to end, once the pods are stopped.
 const END_LIMIT: Duration = Duration::from_secs(5);
+/// Between an end of efs-utils' watchdog and its next start.
+const WATCHDOG_PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) fn work(config: NodeConfig, hooks: NodeHooks) -> Result<(), NodeError> {
     let started = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -44,6 +47,10 @@ async fn serve(config: Arc<NodeConfig>, hooks: NodeHooks) -> Result<(), NodeErro
     let efs = hooks.efs.map(|hook| {
         let (config, stop) = (config.clone(), stop_rest.clone());
         tokio::task::spawn_blocking(move || hook(&config, stop))
+    });
+    let efs_utils = config.efs_utils.clone().map(|efs_utils| {
+        tokio::spawn(watchdog(config.clone(), stop_rest.clone()));
+        tokio::spawn(efs_utils::serve(config.clone(), efs_utils, stop_rest.clone()))
     });
     let ebs_plugin = plugin(&config, model_node::driver::ebs::DRIVER, stop_rest.clone());
     let efs_plugin = plugin(&config, model_node::driver::efs::DRIVER, stop_rest.clone());
@@ -83,9 +90,33 @@ async fn serve(config: Arc<NodeConfig>, hooks: NodeHooks) -> Result<(), NodeErro
         if let Some(efs) = efs {
             let _ = efs.await;
         }
+        if let Some(efs_utils) = efs_utils {
+            let _ = efs_utils.await;
+        }
     };
     let _ = tokio::time::timeout(END_LIMIT, rest).await;
     result
+}
+
+/// Keeps efs-utils' watchdog running beside the built-in driver, as the real driver does with its own.
+async fn watchdog(config: Arc<NodeConfig>, stop: CancellationToken) {
+    if config.drivers_off.contains(model_node::driver::efs::DRIVER) {
+        return;
+    }
+    let run = async {
+        loop {
+            // It needs the network, which comes at the same time; a log of its own has what it says.
+            match tokio::process::Command::new(efs_utils::WATCHDOG).stdin(Stdio::null()).kill_on_drop(true).status().await {
+                Ok(status) => tracing::warn!(%status, "efs-utils' watchdog ended; it starts again"),
+                Err(error) => tracing::warn!(%error, "efs-utils' watchdog cannot be started"),
+            }
+            tokio::time::sleep(WATCHDOG_PAUSE).await;
+        }
+    };
+    tokio::select! {
+        () = run => {}
+        () = stop.cancelled() => {}
+    }
 }
 
 /// Serves a built-in driver's node plugin, unless it is switched off.

@@ -129,7 +129,7 @@ impl State {
                 state = target.state.as_str()
             ))),
             None => Err(unresolved(format!(
-                "No matching mount target in the az {zone}. Please create one mount target in {zone}, or try the mount target in another AZ by passing the availability zone option to the mount command. {others}"
+                "No matching mount target in the az {zone}. Please create one mount target in {zone}, or try the mount target in another AZ by passing the availability zone name option. {others}"
             ))),
         }
     }
