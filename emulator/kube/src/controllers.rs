@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 pub use model_kube::controllers::Controller;
+use model_kube::write::Write;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +34,22 @@ pub struct Config {
 pub struct Controllers {
     stop: CancellationToken,
     tasks: JoinSet<()>,
+}
+
+/// Makes the definitions of the snapshot kinds where they are missing: on a real cluster they come with the snapshot controller. Without
+/// it they are whoever's who runs another one.
+pub async fn define<B: Backend>(api: &B, off: &BTreeSet<String>) {
+    if off.contains("snapshot-controller") {
+        return;
+    }
+    for definition in model_kube::snapshots::definitions() {
+        let name = definition.metadata.name.clone().unwrap_or_default();
+        if let Err(error) = api.write(Write::create(definition)).await
+            && !error.is_already_exists()
+        {
+            tracing::warn!("cannot make the definition of {name}; snapshots cannot be made: {error}");
+        }
+    }
 }
 
 /// Starts the controllers. Returns at once; must be called inside a tokio runtime.

@@ -82,6 +82,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     });
     // Written last: whoever finds it finds the API answering.
     let kubeconfig = tls::write_kubeconfig(&places, addr, &credentials)?;
+    controllers::define(&api, &controllers_off).await;
     let controllers = controllers::start(api.clone(), controllers::Config { drivers, off: controllers_off });
     let stop = CancellationToken::new();
     let expire = tokio::spawn(expire::run(api.clone(), stop.clone()));

@@ -19,11 +19,14 @@ pub mod capability;
 pub mod driver;
 pub mod ephemeral;
 pub mod expand;
+pub mod modifier;
 pub mod nodelifecycle;
 pub mod podgc;
 pub mod protection;
 pub mod provisioner;
 pub mod resizer;
+pub mod snapshot;
+pub mod snapshotter;
 
 pub use driver::Driver;
 
@@ -35,13 +38,17 @@ pub enum Controller {
     AttachDetach(attachdetach::AttachDetach),
     Attacher(attacher::Attacher),
     Resizer(resizer::Resizer),
+    Modifier(modifier::Modifier),
     ClaimProtection(protection::ClaimProtection),
     VolumeProtection(protection::VolumeProtection),
+    AttributesProtection(protection::AttributesProtection),
     Ephemeral(ephemeral::Ephemeral),
     Expand(expand::Expand),
     NodeLifecycle(nodelifecycle::NodeLifecycle),
     PodGc(podgc::PodGc),
     Scheduler(crate::scheduler::Scheduler),
+    Snapshots(snapshot::SnapshotController),
+    Snapshotter(snapshotter::Snapshotter),
 }
 
 macro_rules! each {
@@ -52,20 +59,24 @@ macro_rules! each {
             Controller::AttachDetach($machine) => $result,
             Controller::Attacher($machine) => $result,
             Controller::Resizer($machine) => $result,
+            Controller::Modifier($machine) => $result,
             Controller::ClaimProtection($machine) => $result,
             Controller::VolumeProtection($machine) => $result,
+            Controller::AttributesProtection($machine) => $result,
             Controller::Ephemeral($machine) => $result,
             Controller::Expand($machine) => $result,
             Controller::NodeLifecycle($machine) => $result,
             Controller::PodGc($machine) => $result,
             Controller::Scheduler($machine) => $result,
+            Controller::Snapshots($machine) => $result,
+            Controller::Snapshotter($machine) => $result,
         }
     };
 }
 
 impl Controller {
     /// The names of all controllers, by which they are switched off.
-    pub const NAMES: [&'static str; 12] = [
+    pub const NAMES: [&'static str; 15] = [
         "pv-binder",
         "provisioner",
         "attachdetach",
@@ -73,11 +84,14 @@ impl Controller {
         "resizer",
         "pvc-protection",
         "pv-protection",
+        "vac-protection",
         "ephemeral-volume",
         "volume-expand",
         "node-lifecycle",
         "pod-gc",
         "scheduler",
+        "snapshot-controller",
+        "snapshotter",
     ];
 
     /// The controllers that need no driver.
@@ -86,12 +100,14 @@ impl Controller {
             Self::Binder(binder::Binder::default()),
             Self::ClaimProtection(protection::ClaimProtection::default()),
             Self::VolumeProtection(protection::VolumeProtection::default()),
+            Self::AttributesProtection(protection::AttributesProtection::default()),
             Self::AttachDetach(attachdetach::AttachDetach::default()),
             Self::Ephemeral(ephemeral::Ephemeral::default()),
             Self::Expand(expand::Expand::default()),
             Self::NodeLifecycle(nodelifecycle::NodeLifecycle::default()),
             Self::PodGc(podgc::PodGc::default()),
             Self::Scheduler(crate::scheduler::Scheduler::default()),
+            Self::Snapshots(snapshot::SnapshotController::default()),
         ]
     }
 
@@ -107,6 +123,12 @@ impl Controller {
         if driver.expands {
             sidecars.push(Self::Resizer(resizer::Resizer::new(driver.clone())));
         }
+        if driver.modifies {
+            sidecars.push(Self::Modifier(modifier::Modifier::new(driver.clone())));
+        }
+        if driver.snapshots {
+            sidecars.push(Self::Snapshotter(snapshotter::Snapshotter::new(driver.clone())));
+        }
         sidecars
     }
 
@@ -117,14 +139,18 @@ impl Controller {
             Self::Provisioner(_) => "provisioner",
             Self::AttachDetach(_) => "attachdetach",
             Self::Attacher(_) => "attacher",
-            Self::Resizer(_) => "resizer",
+            // One sidecar, two machines.
+            Self::Resizer(_) | Self::Modifier(_) => "resizer",
             Self::ClaimProtection(_) => "pvc-protection",
             Self::VolumeProtection(_) => "pv-protection",
+            Self::AttributesProtection(_) => "vac-protection",
             Self::Ephemeral(_) => "ephemeral-volume",
             Self::Expand(_) => "volume-expand",
             Self::NodeLifecycle(_) => "node-lifecycle",
             Self::PodGc(_) => "pod-gc",
             Self::Scheduler(_) => "scheduler",
+            Self::Snapshots(_) => "snapshot-controller",
+            Self::Snapshotter(_) => "snapshotter",
         }
     }
 
@@ -133,16 +159,20 @@ impl Controller {
         use Kind::*;
         match self {
             Self::Binder(_) => vec![PersistentVolumeClaim, PersistentVolume, StorageClass, Pod],
-            Self::Provisioner(_) => vec![PersistentVolumeClaim, PersistentVolume, StorageClass, CSINode, Node, VolumeAttachment],
+            Self::Provisioner(_) => provisioner::kinds(),
             Self::AttachDetach(_) => vec![Node, Pod, PersistentVolumeClaim, PersistentVolume, VolumeAttachment, CSIDriver],
             Self::Attacher(_) => vec![VolumeAttachment, PersistentVolume, CSINode],
             Self::Resizer(_) => vec![PersistentVolumeClaim, PersistentVolume, StorageClass],
             Self::ClaimProtection(_) => vec![PersistentVolumeClaim, Pod],
             Self::VolumeProtection(_) => vec![PersistentVolume],
+            Self::AttributesProtection(_) => vec![VolumeAttributesClass, PersistentVolumeClaim, PersistentVolume],
+            Self::Modifier(_) => vec![PersistentVolumeClaim, PersistentVolume, VolumeAttributesClass],
             Self::Ephemeral(_) => vec![Pod, PersistentVolumeClaim],
             Self::Expand(_) => vec![PersistentVolumeClaim, PersistentVolume],
             Self::NodeLifecycle(_) => vec![Node, Lease, Pod],
             Self::PodGc(_) => vec![Node, Pod],
+            Self::Snapshots(_) => snapshot::kinds(),
+            Self::Snapshotter(_) => snapshotter::kinds(),
             Self::Scheduler(_) => {
                 vec![
                     Pod,
@@ -170,6 +200,8 @@ impl Controller {
             Self::Provisioner(machine) => machine.driver().provision_timeout,
             Self::Attacher(machine) => machine.driver().attach_timeout,
             Self::Resizer(machine) => machine.driver().expand_timeout,
+            Self::Modifier(machine) => machine.driver().expand_timeout,
+            Self::Snapshotter(machine) => machine.driver().snapshot_timeout,
             _ => Duration::from_secs(60),
         }
     }

@@ -13,6 +13,7 @@ pub mod quantity;
 pub mod resource;
 pub mod scheduler;
 pub mod selector;
+pub mod snapshots;
 pub mod store;
 #[cfg(test)]
 mod testing;

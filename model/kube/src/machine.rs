@@ -153,6 +153,12 @@ pub fn stamp(write: &mut Write, at: &Time) {
                 fill(&mut condition.last_transition_time);
             }
         }
+        Object::Custom { object, .. } => {
+            let custom = std::sync::Arc::make_mut(object);
+            if let Some(error) = custom.fields.get_mut("status").and_then(|status| status.get_mut("error")?.as_object_mut()) {
+                error.entry("time").or_insert_with(|| serde_json::json!(at));
+            }
+        }
         other => stamp::workload(other, at),
     }
 }

@@ -21,8 +21,9 @@ use crate::write::{ApiError, Patch, Propagation, Subresource, Write};
 
 pub mod alone;
 mod objects;
+mod snapshots;
 
-pub use objects::{claim, class, object, pod, volume};
+pub use objects::{claim, class, object, pod, snapshot, snapshot_class, volume};
 
 struct Slot {
     machine: Controller,
@@ -54,6 +55,9 @@ pub struct World {
     /// Volume id → name.
     pub volumes: BTreeMap<String, String>,
     pub deleted: BTreeSet<String>,
+    pub snapshots: snapshots::Snapshots,
+    /// The parameters that volumes were modified to.
+    pub modified: BTreeMap<String, BTreeMap<String, String>>,
     /// Volume id → nodes.
     pub attached: BTreeMap<String, BTreeSet<String>>,
     /// Node → volume ids.
@@ -84,6 +88,8 @@ impl World {
             timers: BTreeMap::new(),
             volumes: BTreeMap::new(),
             deleted: BTreeSet::new(),
+            snapshots: snapshots::Snapshots::default(),
+            modified: BTreeMap::new(),
             attached: BTreeMap::new(),
             mounted: BTreeMap::new(),
             events: Vec::new(),
@@ -95,6 +101,9 @@ impl World {
         };
         for name in ["default", "kube-system", "kube-node-lease"] {
             let _ = world.write(&Write::create(object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))));
+        }
+        for definition in crate::snapshots::definitions() {
+            let _ = world.write(&Write::create(definition));
         }
         for (name, attach) in [("ebs.csi.aws.com", true), ("efs.csi.aws.com", false)] {
             let _ = world.write(&Write::create(object(json!({
@@ -148,6 +157,12 @@ impl World {
                     Controller::Attacher(crate::controllers::attacher::Attacher::new(machine.driver().clone()))
                 }
                 Controller::Resizer(machine) => Controller::Resizer(crate::controllers::resizer::Resizer::new(machine.driver().clone())),
+                Controller::Modifier(machine) => {
+                    Controller::Modifier(crate::controllers::modifier::Modifier::new(machine.driver().clone()))
+                }
+                Controller::Snapshotter(machine) => {
+                    Controller::Snapshotter(crate::controllers::snapshotter::Snapshotter::new(machine.driver().clone()))
+                }
                 other => Controller::builtin().into_iter().find(|fresh| fresh.name() == other.name()).unwrap(),
             };
             self.slots[index] = Slot { machine: fresh, cursors: BTreeMap::new(), booted: false };
@@ -237,12 +252,13 @@ impl World {
             return Err(self.refusals.remove(position).1);
         }
         match request {
-            ControllerCall::CreateVolume { name, capacity, topology, .. } => {
+            ControllerCall::CreateVolume { name, capacity, topology, content_source, .. } => {
                 let volume_id = format!("vol-{name}");
                 self.volumes.insert(volume_id.clone(), name.clone());
                 Ok(ControllerReply::CreateVolume(Volume {
                     volume_id,
                     capacity_bytes: capacity.required_bytes,
+                    content_source: content_source.clone(),
                     accessible_topology: topology.iter().flat_map(|topology| topology.preferred.first().cloned()).collect(),
                     ..Volume::default()
                 }))
@@ -274,7 +290,11 @@ impl World {
             ControllerCall::ControllerExpandVolume { capacity, .. } => {
                 Ok(ControllerReply::ControllerExpandVolume { capacity_bytes: capacity.required_bytes, node_expansion_required: true })
             }
-            other => Err(Error::new(Code::Unimplemented, format!("{other:?}"))),
+            ControllerCall::ControllerModifyVolume { volume_id, mutable_parameters } => {
+                self.modified.insert(volume_id.clone(), mutable_parameters.clone());
+                Ok(ControllerReply::ControllerModifyVolume)
+            }
+            other => self.snapshots.drive(other).unwrap_or_else(|| Err(Error::new(Code::Unimplemented, format!("{other:?}")))),
         }
     }
 

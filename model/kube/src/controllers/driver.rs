@@ -13,6 +13,14 @@ pub struct Driver {
     pub attaches: bool,
     /// EXPAND_VOLUME.
     pub expands: bool,
+    /// MODIFY_VOLUME.
+    pub modifies: bool,
+    /// CREATE_DELETE_SNAPSHOT.
+    pub snapshots: bool,
+    /// LIST_SNAPSHOTS.
+    pub lists_snapshots: bool,
+    /// CLONE_VOLUME.
+    pub clones: bool,
     /// VOLUME_ACCESSIBILITY_CONSTRAINTS.
     pub topology: bool,
     /// SINGLE_NODE_MULTI_WRITER.
@@ -26,7 +34,8 @@ pub struct Driver {
     pub provision_timeout: Duration,
     pub attach_timeout: Duration,
     pub expand_timeout: Duration,
-    /// `--retry-interval-max` of provisioner and resizer.
+    pub snapshot_timeout: Duration,
+    /// `--retry-interval-max` of provisioner, resizer and snapshotter.
     pub longest_retry: Duration,
     /// `storage.kubernetes.io/csiProvisionerIdentity` of the volumes it makes: `<ms>-<random>-<driver>`.
     pub identity: String,
@@ -42,6 +51,10 @@ impl Driver {
             provisions: true,
             attaches: true,
             expands: true,
+            modifies: true,
+            snapshots: true,
+            lists_snapshots: true,
+            clones: true,
             topology: true,
             single_node_multi_writer: false,
             default_fstype: String::new(),
@@ -50,6 +63,7 @@ impl Driver {
             provision_timeout: Duration::from_secs(10),
             attach_timeout: Duration::from_secs(15),
             expand_timeout: Duration::from_secs(10),
+            snapshot_timeout: Duration::from_secs(60),
             longest_retry: Duration::from_secs(300),
             identity: format!("0-0-{name}"),
             component: name.to_owned(),
@@ -69,11 +83,15 @@ impl Driver {
         }
     }
 
-    /// The EFS driver as its manifests deploy it: no attach, no expansion, no topology.
+    /// The EFS driver as its manifests deploy it: no attach, no expansion, no snapshots, no topology.
     pub fn efs() -> Self {
         Self {
             attaches: false,
             expands: false,
+            modifies: false,
+            snapshots: false,
+            lists_snapshots: false,
+            clones: false,
             topology: false,
             extra_create_metadata: true,
             provision_timeout: Duration::from_secs(15),

@@ -1,6 +1,8 @@
-//! The protection controllers (§1.7): a claim that a scheduled pod uses and a volume that is bound stay until they are not.
+//! The protection controllers (§1.7): a claim that a scheduled pod uses, a volume that is bound, and a VolumeAttributesClass that a
+//! claim or a volume has, stay until they are not.
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 
 use super::{claims_of, drop_finalizer, has_finalizer, is_finished, name, namespace, node_of};
 use crate::machine::{Backoff, Cache, Effect, Index, Input, Queue, Reject};
@@ -9,6 +11,7 @@ use crate::write::Write;
 
 pub const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 pub const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+pub const ATTRIBUTES_FINALIZER: &str = "kubernetes.io/vac-protection";
 
 /// Adds or drops the finalizer, as the object's state asks for.
 fn protect<T: Typed>(work: &mut Queue, item: &Key, object: &T, finalizer: &str, is_used: bool, out: &mut Vec<Effect>) {
@@ -104,6 +107,64 @@ impl VolumeProtection {
             protect(&mut self.work, &item, &*volume, VOLUME_FINALIZER, is_bound, out);
         }
         Ok(())
+    }
+}
+
+/// `volumeattributesclass-protection-controller`.
+#[derive(Debug, Clone, Default)]
+pub struct AttributesProtection {
+    cache: Cache,
+    work: Queue,
+}
+
+impl AttributesProtection {
+    pub fn step(&mut self, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
+        match input {
+            Input::Booted => self.work.boot(),
+            Input::Changed(change) => {
+                self.cache.apply(change);
+                match change.object() {
+                    Object::VolumeAttributesClass(_) => self.work.mark(change.object().key()),
+                    // Only classes that wait to go can be let go by this.
+                    _ => {
+                        let waiting =
+                            self.cache.list::<VolumeAttributesClass>().filter(|class| class.metadata.deletion_timestamp.is_some());
+                        let waiting: Vec<Key> = waiting.map(|class| Typed::key(&**class)).collect();
+                        waiting.into_iter().for_each(|class| self.work.mark(class));
+                    }
+                }
+            }
+            Input::Written { call, result } => {
+                self.work.answer(&mut self.cache, *call, result, Backoff::CONTROLLER, out)?;
+            }
+            Input::Fired(timer) => self.work.retry(&timer.item),
+            Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
+        }
+        while let Some(item) = self.work.take() {
+            let Some(class) = self.cache.at::<VolumeAttributesClass>(&item).cloned() else {
+                self.work.forget(&item, out);
+                continue;
+            };
+            let is_used = class.metadata.deletion_timestamp.is_some() && self.is_used(name(&class.metadata));
+            protect(&mut self.work, &item, &*class, ATTRIBUTES_FINALIZER, is_used, out);
+        }
+        Ok(())
+    }
+
+    /// Whether a volume has it, or a claim has it, wants it, or is on the way to it.
+    fn is_used(&self, class: &str) -> bool {
+        let is = |name: &Option<String>| name.as_deref() == Some(class);
+        let of_volume = |volume: &PersistentVolume| volume.spec.as_ref().is_some_and(|spec| is(&spec.volume_attributes_class_name));
+        let of_claim = |claim: &PersistentVolumeClaim| {
+            claim.spec.as_ref().is_some_and(|spec| is(&spec.volume_attributes_class_name))
+                || claim.status.as_ref().is_some_and(|status| {
+                    let target = status.modify_volume_status.as_ref();
+                    is(&status.current_volume_attributes_class_name)
+                        || target.is_some_and(|target| is(&target.target_volume_attributes_class_name))
+                })
+        };
+        self.cache.list::<PersistentVolume>().any(|volume| of_volume(volume))
+            || self.cache.list::<PersistentVolumeClaim>().any(|claim| of_claim(claim))
     }
 }
 

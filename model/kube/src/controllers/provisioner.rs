@@ -5,6 +5,7 @@
 //!  claim: asks ──CreateVolume──▶ made ──create PV──▶ done            the PV controller binds
 //!           ▲        │ Canceled, DeadlineExceeded, Unavailable, Aborted: in the background, tried even when the claim is gone
 //!           └────────┘ ResourceExhausted after a scheduler's choice: take `selected-node` off; InvalidArgument: slowly
+//!  claim of a snapshot or of a claim: the source gets a finalizer first, and loses it when it is no source any more
 //!  PV: Released, policy Delete ──DeleteVolume──▶ delete PV ──▶ drop finalizer
 //! ```
 
@@ -19,12 +20,18 @@ use model_common::csi::{Code, ControllerCall, ControllerReply, Error};
 use super::binder::{BETA_STORAGE_PROVISIONER, PROVISIONED_BY, SELECTED_NODE, STORAGE_PROVISIONER};
 use super::{Driver, annotation, class_of_claim, drop_finalizer, has_finalizer, name};
 use crate::events::EventRecord;
-use crate::machine::{Backoff, Cache, Effect, Index, Input, Queue, Reject};
+use crate::machine::{Backoff, Cache, Effect, Index, Input, Purpose, Queue, Reject};
 use crate::object::{Key, Kind, Object};
+use crate::snapshots;
 use crate::write::Write;
 
+mod keep;
+pub mod source;
 pub mod topology;
 pub mod volume;
+
+use keep::Sourced;
+use source::Origin;
 
 /// Keeps the PersistentVolume until its volume is deleted (HonorPVReclaimPolicy).
 pub const FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
@@ -44,6 +51,8 @@ pub struct Provisioner {
     reschedule: BTreeSet<Key>,
     /// PersistentVolumes whose volume is deleted, by uid.
     deleted: BTreeMap<Key, String>,
+    /// Snapshots of which a volume was made: the finalizer that kept them is to go.
+    restored: BTreeSet<Key>,
 }
 
 impl Provisioner {
@@ -56,6 +65,7 @@ impl Provisioner {
             made: BTreeMap::new(),
             reschedule: BTreeSet::new(),
             deleted: BTreeMap::new(),
+            restored: BTreeSet::new(),
         }
     }
 
@@ -69,7 +79,10 @@ impl Provisioner {
 
     pub fn step(&mut self, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
         match input {
-            Input::Booted => self.work.boot(),
+            Input::Booted => {
+                self.work.boot();
+                self.arm_sweep(out);
+            }
             Input::Changed(change) => {
                 self.cache.apply(change);
                 self.touched(change.object());
@@ -86,13 +99,14 @@ impl Provisioner {
                     _ => self.removed(&done.item, result, out),
                 }
             }
+            Input::Fired(timer) if timer.purpose == Purpose::Resync => self.sweep(out),
             Input::Fired(timer) => self.work.retry(&timer.item),
         }
         while let Some(item) = self.work.take() {
             match item.kind {
                 Kind::PersistentVolumeClaim => self.sync_claim(&item, out),
                 Kind::PersistentVolume => self.sync_volume(&item, out),
-                _ => {}
+                _ => self.free_snapshot(&item, out),
             }
         }
         Ok(())
@@ -102,6 +116,7 @@ impl Provisioner {
         match object {
             // A failing claim or volume waits for its backoff, whatever happens to it (`NumRequeues`).
             Object::PersistentVolumeClaim(_) | Object::PersistentVolume(_) => self.work.mark_gently(object.key()),
+            Object::Custom { .. } if self.restored.contains(&object.key()) => self.work.mark_gently(object.key()),
             Object::StorageClass(class) => {
                 let claims: Vec<Key> = self.cache.find(Index::ClaimsByClass, name(&class.metadata)).cloned().collect();
                 claims.into_iter().for_each(|claim| self.work.mark_gently(claim));
@@ -147,6 +162,11 @@ impl Provisioner {
             return;
         }
         let current = self.cache.at::<PersistentVolumeClaim>(item).cloned();
+        if let Some(claim) = current.as_deref().filter(|claim| claim.metadata.deletion_timestamp.is_some())
+            && self.free_origin(item, claim, out)
+        {
+            return;
+        }
         let creating = self.creating.get(item).cloned();
         let is_same = creating.as_ref().is_none_or(|old| current.as_ref().is_some_and(|new| new.metadata.uid == old.metadata.uid));
         let Some(claim) = (if is_same { current.clone() } else { creating }) else {
@@ -162,20 +182,15 @@ impl Provisioner {
             return;
         }
         let Some(class) = self.should_provision(&claim) else { return };
-        self.tell(
-            &claim,
-            (
-                false,
-                "Provisioning",
-                format!(
-                    "External provisioner is provisioning volume for claim \"{}/{}\"",
-                    super::namespace(&claim.metadata),
-                    name(&claim.metadata)
-                ),
-            ),
-            out,
-        );
-        match volume::request(&self.driver, &self.cache, &claim, &class) {
+        let source = match self.source_step(item, &claim, &class, out) {
+            Ok(Sourced::Ready(source)) => Ok(source),
+            Ok(Sourced::Waiting) => return,
+            Err(why) => Err(why),
+        };
+        let address = format!("{}/{}", super::namespace(&claim.metadata), name(&claim.metadata));
+        let message = format!("External provisioner is provisioning volume for claim \"{address}\"");
+        self.tell(&claim, (false, "Provisioning", message), out);
+        match source.and_then(|source| volume::request(&self.driver, &self.cache, &claim, &class, source)) {
             Ok(request) => {
                 self.work.call(item, &self.driver.name, request, out);
                 self.creating.insert(item.clone(), claim);
@@ -217,6 +232,11 @@ impl Provisioner {
                     Ok(volume) => {
                         self.work.succeed(item);
                         self.made.insert(item.clone(), volume);
+                        if let Ok(Some(Origin::Snapshot(from))) = source::of(&self.driver, &claim) {
+                            let snapshot = Key::new(snapshots::snapshots(), super::namespace(&claim.metadata), &from);
+                            self.restored.insert(snapshot.clone());
+                            self.work.mark(snapshot);
+                        }
                         return;
                     }
                     Err(why) => Error::new(Code::Internal, why),
@@ -336,6 +356,21 @@ impl Provisioner {
             Err(error) => self.fail_deletion(item, &volume, error.to_string(), out),
         }
     }
+}
+
+/// What it needs to know.
+pub fn kinds() -> Vec<Kind> {
+    vec![
+        Kind::PersistentVolumeClaim,
+        Kind::PersistentVolume,
+        Kind::StorageClass,
+        Kind::VolumeAttributesClass,
+        Kind::CSINode,
+        Kind::Node,
+        Kind::VolumeAttachment,
+        snapshots::snapshots(),
+        snapshots::contents(),
+    ]
 }
 
 #[cfg(test)]

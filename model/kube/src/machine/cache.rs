@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::object::{Change, Key, Kind, Object, Typed};
+use crate::snapshots;
 
 /// Ways to find objects other than by name. The value looked up is a string made by the functions of [`Cache`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +21,12 @@ pub enum Index {
     ClaimsByClass,
     /// PersistentVolumeClaims by `spec.volumeName`.
     ClaimsByVolume,
+    /// PersistentVolumeClaims by `<namespace>/<snapshot>` of their data source.
+    ClaimsBySnapshot,
+    /// PersistentVolumeClaims by `<namespace>/<claim>` of their data source.
+    ClaimsByOrigin,
+    /// VolumeSnapshots by `<namespace>/<claim>` that they are of.
+    SnapshotsByClaim,
     /// Objects of any kind by the uid of the owner that controls them.
     Owned,
     /// Pods, ReplicaSets and ControllerRevisions that nobody controls, by namespace: a workload may adopt them.
@@ -171,6 +178,20 @@ fn indexed(object: &Object) -> Vec<(Index, String)> {
             values.push((Index::ClaimsByClass, class.to_owned()));
             if let Some(volume) = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).filter(|name| !name.is_empty()) {
                 values.push((Index::ClaimsByVolume, volume.to_owned()));
+            }
+            if let Some(source) = claim.spec.as_ref().and_then(|spec| spec.data_source.as_ref()) {
+                let address = format!("{}/{}", claim.metadata.namespace.as_deref().unwrap_or(""), source.name);
+                match (source.kind.as_str(), source.api_group.as_deref()) {
+                    ("VolumeSnapshot", Some(snapshots::GROUP)) => values.push((Index::ClaimsBySnapshot, address)),
+                    ("PersistentVolumeClaim", _) => values.push((Index::ClaimsByOrigin, address)),
+                    _ => {}
+                }
+            }
+        }
+        Object::Custom { .. } if object.kind() == snapshots::snapshots() => {
+            let snapshot = snapshots::Item::of(object);
+            if let Some((snapshot, claim)) = snapshot.as_ref().and_then(|snapshot| Some((snapshot, snapshot.source_claim()?))) {
+                values.push((Index::SnapshotsByClaim, format!("{}/{claim}", snapshot.namespace())));
             }
         }
         _ => {}

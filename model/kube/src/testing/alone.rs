@@ -106,6 +106,9 @@ pub struct Alone {
     pub volumes: BTreeMap<String, u64>,
     /// Volumes and nodes as the driver has them.
     pub attached: BTreeSet<(String, String)>,
+    pub snapshots: super::snapshots::Snapshots,
+    /// The parameters that volumes were modified to.
+    pub modified: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 impl Scene {
@@ -125,8 +128,13 @@ impl Scene {
             read: BTreeMap::new(),
             volumes: BTreeMap::new(),
             attached: BTreeSet::new(),
+            snapshots: super::snapshots::Snapshots::default(),
+            modified: BTreeMap::new(),
         };
         alone.store.bootstrap(alone.now, &mut Vec::new()).unwrap();
+        for definition in crate::snapshots::definitions() {
+            alone.write(&Write::create(definition)).unwrap();
+        }
         if !self.prepared.is_empty() {
             self.prepared.iter().for_each(|deed| deed(&mut alone));
             self.go(&mut alone, &Move::Boot);
@@ -339,10 +347,11 @@ impl Alone {
 
     fn drive(&mut self, request: &ControllerCall) -> Result<ControllerReply, Error> {
         match request {
-            ControllerCall::CreateVolume { name, capacity, .. } => {
+            ControllerCall::CreateVolume { name, capacity, content_source, .. } => {
                 let volume_id = format!("vol-{name}");
                 self.volumes.insert(volume_id.clone(), capacity.required_bytes);
-                Ok(ControllerReply::CreateVolume(Volume { volume_id, capacity_bytes: capacity.required_bytes, ..Volume::default() }))
+                let (capacity_bytes, content_source) = (capacity.required_bytes, content_source.clone());
+                Ok(ControllerReply::CreateVolume(Volume { volume_id, capacity_bytes, content_source, ..Volume::default() }))
             }
             ControllerCall::DeleteVolume { volume_id } => {
                 self.volumes.remove(volume_id);
@@ -360,7 +369,18 @@ impl Alone {
                 self.volumes.insert(volume_id.clone(), capacity.required_bytes);
                 Ok(ControllerReply::ControllerExpandVolume { capacity_bytes: capacity.required_bytes, node_expansion_required: true })
             }
-            other => Err(Error::new(Code::Unimplemented, format!("{other:?}"))),
+            ControllerCall::ControllerModifyVolume { volume_id, mutable_parameters } => {
+                self.modified.insert(volume_id.clone(), mutable_parameters.clone());
+                Ok(ControllerReply::ControllerModifyVolume)
+            }
+            other => self.snapshots.drive(other).unwrap_or_else(|| Err(Error::new(Code::Unimplemented, format!("{other:?}")))),
+        }
+    }
+
+    /// Changes what is there of an object, its status too.
+    pub fn amend(&mut self, key: &Key, change: &Value) {
+        for subresource in [Subresource::None, Subresource::Status] {
+            let _ = self.write(&Write::Patch { key: key.clone(), patch: Patch::Merge(change.clone()), subresource });
         }
     }
 
@@ -388,6 +408,8 @@ fn target(effect: &Effect) -> String {
             ControllerCall::ControllerPublishVolume { volume_id, node_id, .. }
             | ControllerCall::ControllerUnpublishVolume { volume_id, node_id } => format!("{volume_id} on {node_id}"),
             ControllerCall::DeleteVolume { volume_id } | ControllerCall::ControllerExpandVolume { volume_id, .. } => volume_id.clone(),
+            ControllerCall::CreateSnapshot { name, .. } => format!("snapshot {name}"),
+            ControllerCall::ControllerModifyVolume { volume_id, .. } => format!("modify {volume_id}"),
             other => format!("{other:?}"),
         },
         Effect::Arm(..) | Effect::Disarm(_) | Effect::Record(_) => String::new(),

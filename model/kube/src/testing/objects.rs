@@ -17,6 +17,10 @@ pub fn object(json: Value) -> Object {
         "CSINode" => Kind::CSINode,
         "VolumeAttachment" => Kind::VolumeAttachment,
         "Lease" => Kind::Lease,
+        "VolumeAttributesClass" => Kind::VolumeAttributesClass,
+        "VolumeSnapshot" => crate::snapshots::snapshots(),
+        "VolumeSnapshotContent" => crate::snapshots::contents(),
+        "VolumeSnapshotClass" => crate::snapshots::classes(),
         other => panic!("{other}"),
     };
     Object::from_json(&kind, json).unwrap()
@@ -42,4 +46,16 @@ pub fn pod(name: &str, claim: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
         "spec": {"containers": [{"name": "app", "image": "x", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
             "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]}})
+}
+
+/// A class of snapshots of EBS volumes.
+pub fn snapshot_class(name: &str, policy: &str) -> Value {
+    json!({"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotClass", "metadata": {"name": name},
+        "driver": "ebs.csi.aws.com", "deletionPolicy": policy})
+}
+
+/// A snapshot of a claim; no class: the default one.
+pub fn snapshot(name: &str, class: Option<&str>, claim: &str) -> Value {
+    json!({"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": {"name": name, "namespace": "default"},
+        "spec": {"volumeSnapshotClassName": class, "source": {"persistentVolumeClaimName": claim}}})
 }

@@ -7,9 +7,9 @@ use k8s_openapi::api::core::v1::{
     CSIPersistentVolumeSource, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim,
     PersistentVolumeSpec, VolumeNodeAffinity,
 };
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use model_common::csi::{CapacityRange, ControllerCall, VolumeCapability};
+use model_common::csi::{CapacityRange, ContentSource, ControllerCall, VolumeCapability};
 
 use super::{FINALIZER, topology};
 use crate::controllers::amount;
@@ -54,14 +54,20 @@ fn fs_type(driver: &Driver, class: &StorageClass) -> Result<String, String> {
 }
 
 /// The request for a claim, or why there can be none.
-pub fn request(driver: &Driver, cache: &Cache, claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<ControllerCall, String> {
+pub fn request(
+    driver: &Driver,
+    cache: &Cache,
+    claim: &PersistentVolumeClaim,
+    class: &StorageClass,
+    content_source: Option<ContentSource>,
+) -> Result<ControllerCall, String> {
     let spec = claim.spec.clone().unwrap_or_default();
     if spec.selector.is_some() {
         return Err("claim Selector is not supported".to_owned());
     }
-    let source = spec.data_source_ref.as_ref().map(|source| &source.kind).or(spec.data_source.as_ref().map(|source| &source.kind));
-    if let Some(kind) = source {
-        return Err(format!("a data source of kind {kind} is not supported by this provisioner"));
+    let attributes = spec.volume_attributes_class_name.as_deref().filter(|name| !name.is_empty());
+    if attributes.is_some() && !driver.modifies {
+        return Err("CSI driver does not support VolumeAttributesClass: controller MODIFY_VOLUME capability is not reported".to_owned());
     }
     let fs_type = fs_type(driver, class)?;
     let block = spec.volume_mode.as_deref() == Some("Block");
@@ -97,10 +103,22 @@ pub fn request(driver: &Driver, cache: &Cache, claim: &PersistentVolumeClaim, cl
         capacity: CapacityRange { required_bytes: matching::requested(claim), limit_bytes: 0 },
         capabilities,
         parameters,
-        mutable_parameters: BTreeMap::new(),
-        content_source: None,
+        mutable_parameters: attributes.map_or_else(|| Ok(BTreeMap::new()), |name| mutable_parameters(driver, cache, name))?,
+        content_source,
         topology,
     })
+}
+
+/// The parameters of a VolumeAttributesClass of this driver.
+fn mutable_parameters(driver: &Driver, cache: &Cache, name: &str) -> Result<BTreeMap<String, String>, String> {
+    let Some(class) = cache.get::<VolumeAttributesClass>("", name) else {
+        return Err(format!("volumeattributesclasses.storage.k8s.io \"{name}\" not found"));
+    };
+    if class.driver_name != driver.name {
+        let theirs = &class.driver_name;
+        return Err(format!("VAC {name} referenced in PVC is for driver {theirs} which does not match driver name {}", driver.name));
+    }
+    Ok(class.parameters.clone().unwrap_or_default())
 }
 
 /// The PersistentVolume of a volume that was made for a claim.
@@ -116,6 +134,9 @@ pub fn persistent_volume(
         return Err(format!("created volume capacity {bytes} less than requested capacity {requested}"));
     }
     let spec = claim.spec.clone().unwrap_or_default();
+    if spec.data_source.is_some() && made.content_source.is_none() {
+        return Err("volume content source missing".to_owned());
+    }
     let block = spec.volume_mode.as_deref() == Some("Block");
     let fs_type = class.map_or_else(|| Ok(driver.default_fstype.clone()), |class| fs_type(driver, class))?;
     let mut attributes = BTreeMap::from([("storage.kubernetes.io/csiProvisionerIdentity".to_owned(), driver.identity.clone())]);
@@ -171,7 +192,7 @@ pub fn persistent_volume(
             persistent_volume_reclaim_policy: Some(policy),
             storage_class_name: Some(class_of_claim(claim).to_owned()),
             volume_mode: Some(spec.volume_mode.clone().unwrap_or_else(|| "Filesystem".to_owned())),
-            volume_attributes_class_name: spec.volume_attributes_class_name.clone(),
+            volume_attributes_class_name: spec.volume_attributes_class_name.clone().filter(|name| !name.is_empty()),
             ..PersistentVolumeSpec::default()
         }),
         status: None,
