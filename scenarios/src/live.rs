@@ -46,7 +46,7 @@ pub async fn run(scenario: &Scenario, target: &Target, observer: &mut dyn Observ
     let start = Instant::now();
     let played = match Live::new(target, start).await {
         Ok(mut live) => runner::play(scenario, &mut live, observer).await,
-        Err(error) => runner::Played { passed: false, steps: Vec::new(), violations: Vec::new(), error: Some(error.to_string()) },
+        Err(error) => runner::Played::not_begun(error.to_string()),
     };
     Report {
         scenario: scenario.metadata.name.clone(),

@@ -7,6 +7,11 @@ use serde::Serialize;
 
 use crate::invariants::Violation;
 
+pub mod html;
+mod junit;
+
+pub use junit::junit;
+
 /// The result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -13,6 +13,7 @@ use crate::invariants::{self, Facts, Violation};
 use crate::language::{Op, Scenario, Step};
 use crate::report::{Observer, OpReport, StepReport, Verdict};
 use crate::variables::Variables;
+use crate::world::Told;
 use teardown::Ledger;
 
 /// How long things that a scenario deleted may take to be gone at its end.
@@ -28,6 +29,14 @@ pub struct Played {
     pub violations: Vec<Violation>,
     /// What kept the play from beginning.
     pub error: Option<String>,
+    /// What the player did and found, in the world's time.
+    pub story: Vec<Told>,
+}
+
+impl Played {
+    pub(crate) fn not_begun(error: String) -> Self {
+        Self { passed: false, steps: Vec::new(), violations: Vec::new(), error: Some(error), story: Vec::new() }
+    }
 }
 
 /// Why an operation failed.
@@ -46,17 +55,18 @@ struct Player<'a, E> {
     /// The invariants that the scenario watches; all when none.
     names: Option<&'a [String]>,
     violations: Vec<Violation>,
+    story: Vec<Told>,
 }
 
 /// Plays all steps. After a failed step the rest is skipped; in a live world what was made is taken down.
 pub async fn play<E: Engine>(scenario: &Scenario, engine: &mut E, observer: &mut dyn Observer) -> Played {
     let before = match engine.facts().await {
         Ok(facts) => facts,
-        Err(error) => return Played { passed: false, steps: Vec::new(), violations: Vec::new(), error: Some(error.to_string()) },
+        Err(error) => return Played::not_begun(error.to_string()),
     };
     let names = scenario.spec.invariants.as_deref();
     let variables = scenario.spec.variables.clone();
-    let mut player = Player { engine, observer, variables, ledger: Ledger::default(), names, violations: Vec::new() };
+    let mut player = Player { engine, observer, variables, ledger: Ledger::default(), names, violations: Vec::new(), story: Vec::new() };
     let mut steps = Vec::new();
     let mut passed = true;
     let of = scenario.spec.steps.len();
@@ -103,14 +113,14 @@ pub async fn play<E: Engine>(scenario: &Scenario, engine: &mut E, observer: &mut
         let ledger = std::mem::take(&mut player.ledger);
         teardown::take_down(ledger, player.engine, player.observer).await;
     }
-    let violations = player.violations;
+    let (violations, story) = (player.violations, player.story);
     let (passed, error) = match &scenario.spec.expect {
         None => (passed, None),
         Some(expect) if violations.iter().any(|violation| violation.invariant == expect.violated) => (true, None),
         Some(expect) if passed => (false, Some(format!("{} was expected not to hold, and held: {}", expect.violated, expect.because))),
         Some(_) => (false, None),
     };
-    Played { passed, steps, violations, error }
+    Played { passed, steps, violations, error, story }
 }
 
 impl<E: Engine> Player<'_, E> {
@@ -119,7 +129,12 @@ impl<E: Engine> Player<'_, E> {
     }
 
     fn violated(&mut self, name: &str, message: String, step: &str) {
+        self.violated_at(self.engine.now(), name, message, step);
+    }
+
+    fn violated_at(&mut self, at: Duration, name: &str, message: String, step: &str) {
         if self.watches(name) {
+            self.tell(at, "violation", format!("{name}: {message}"), true);
             self.violations.push(Violation { invariant: name.into(), message, step: step.into() });
         }
     }
@@ -127,12 +142,25 @@ impl<E: Engine> Player<'_, E> {
     /// What the world itself saw not to hold.
     async fn collect(&mut self, step: &str) {
         for found in self.engine.violations().await {
-            self.violated(found.invariant, format!("{} (at {})", found.message, crate::report::short(found.at)), step);
+            self.violated_at(found.at, found.invariant, format!("{} (at {})", found.message, crate::report::short(found.at)), step);
         }
+    }
+
+    fn tell(&mut self, at: Duration, lane: &str, what: String, failed: bool) {
+        let at = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
+        self.story.push(Told { at, lane: lane.into(), what, failed, ..Told::default() });
+    }
+
+    /// An operation at its beginning, with what came of it.
+    fn tell_operation(&mut self, start: Duration, report: &OpReport) {
+        let details = if report.details.is_empty() { String::new() } else { format!(": {}", report.details.join(", ")) };
+        let failure = report.failure.as_ref().map(|failure| format!(": FAILED after {}: {failure}", crate::report::short(report.took)));
+        self.tell(start, "scenario", format!("{}{details}{}", report.what, failure.unwrap_or_default()), report.failure.is_some());
     }
 
     async fn step(&mut self, step: &Step) -> StepReport {
         let start = self.engine.now();
+        self.tell(start, "scenario", format!("step: {}", step.name), false);
         let mut operations = Vec::new();
         let passed = self.block(step, &step.attempt, &mut operations).await;
         if !passed {
@@ -153,6 +181,7 @@ impl<E: Engine> Player<'_, E> {
             let report =
                 OpReport { what: operations::title(op, &self.variables), failure, details, took: self.engine.now().saturating_sub(start) };
             self.observer.operation_done(&report);
+            self.tell_operation(start, &report);
             let failed = report.failure.is_some();
             reports.push(report);
             self.collect(&step.name).await;

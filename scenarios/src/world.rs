@@ -16,6 +16,7 @@ mod cloud;
 mod drivers;
 mod files;
 mod kubelet;
+mod lanes;
 mod plugin;
 mod programs;
 mod rpc;
@@ -50,7 +51,7 @@ use crate::report::{Observer, Report, Silent};
 use crate::runner;
 use actors::Caller;
 use clock::{Clock, Latencies, Part};
-pub use story::Told;
+pub use story::{Patch, Told};
 use trouble::Actor;
 
 /// When virtual time begins: 2026-01-01T00:00:00Z, in seconds since the Unix epoch.
@@ -77,13 +78,14 @@ fn play(scenario: &Scenario, seed: u64, observer: &mut dyn Observer, tell: bool)
         Ok(mut world) => {
             let played = crate::ready(runner::play(scenario, &mut world, observer));
             world.note("end", &played.passed);
-            (played, world.digest, world.clock.now(), world.story.unwrap_or_default())
+            (played, world.digest, world.clock.now(), world.story.unwrap_or_default().told)
         }
-        Err(error) => {
-            let played = runner::Played { passed: false, steps: Vec::new(), violations: Vec::new(), error: Some(error) };
-            (played, Digest::default(), Duration::ZERO, Vec::new())
-        }
+        Err(error) => (runner::Played::not_begun(error), Digest::default(), Duration::ZERO, Vec::new()),
     };
+    // What the player did comes before what it led to at the same time.
+    let mut told = played.story;
+    told.extend(story);
+    told.sort_by_key(|told| told.at);
     let report = Report {
         scenario: scenario.metadata.name.clone(),
         engine: "virtual",
@@ -96,7 +98,7 @@ fn play(scenario: &Scenario, seed: u64, observer: &mut dyn Observer, tell: bool)
         virtual_time: Some(time),
         wall: wall.elapsed(),
     };
-    (report, story)
+    (report, if tell { told } else { Vec::new() })
 }
 
 /// Who gets watch events: a controller or a node, by number.
@@ -255,7 +257,7 @@ struct World {
     /// EC2's attachments, as the invariants were last told.
     attachments: BTreeMap<String, BTreeMap<String, &'static str>>,
     /// What happened, for people; none: nobody wants to know.
-    story: Option<Vec<Told>>,
+    story: Option<story::Story>,
 }
 
 impl World {
@@ -280,7 +282,7 @@ impl World {
             rpcs: rpc::Rpcs::default(),
             watch: Watch::default(),
             attachments: BTreeMap::new(),
-            story: tell.then(Vec::new),
+            story: tell.then(story::Story::default),
         };
         this.note("seed", &seed);
         this.boot()?;
@@ -384,6 +386,9 @@ impl World {
                 self.soon(Part::Write, Event::Written { to: from, call, result: Box::new(result) });
             }
             Event::Written { to, call, result } if self.lives(to) => {
+                if let Err(error) = &*result {
+                    self.trace_refusal(to.number, error);
+                }
                 self.controller(to.number, &kube::Input::Written { call, result: *result });
             }
             Event::Returned { to, call, result } if self.lives(to) => {

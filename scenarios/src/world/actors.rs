@@ -61,6 +61,7 @@ impl World {
             match effect {
                 Effect::Write { call, mut write } => {
                     machine::stamp(&mut write, &Time(self.timestamp()));
+                    self.trace_write(number, &write);
                     self.soon(Part::Write, Event::Write { from, call, write: Box::new(write) });
                 }
                 Effect::Get { call, key } => self.soon(Part::Write, Event::Get { from, call, key }),
@@ -84,6 +85,7 @@ impl World {
 
     pub(super) fn tell(&mut self, record: &EventRecord, write: model_kube::write::Write) {
         self.note("event", &(&record.reason, &record.message));
+        self.trace_record(record);
         self.soon(Part::Write, Event::Tell(Box::new(write)));
     }
 

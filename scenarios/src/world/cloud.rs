@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use super::clock::Part;
 use super::files::Tree;
-use super::{Event, Timer, World};
+use super::lanes::subject;
+use super::{Event, Timer, Told, World};
 use crate::engine::EngineError;
 use crate::invariants::Seen;
 
@@ -143,9 +144,7 @@ impl World {
         }
         if !instances.is_empty() || self.attachments.contains_key(&id) {
             self.watch.see(now, &Seen::Attachments { volume: &id, instances: &instances });
-            self.trace("ec2", || {
-                format!("{id}: {}", instances.iter().map(|(i, state)| format!("{state} {i}")).collect::<Vec<_>>().join(", "))
-            });
+            self.trace_attachments(&id, &instances);
         }
         self.attachments.insert(id, instances);
     }
@@ -193,14 +192,14 @@ impl World {
             });
         }
         self.note("cloud", &(&call, &result));
-        self.trace("ec2", || {
-            let (_, operation) = call.operation();
+        self.trace(|_| {
+            let (service, operation) = call.operation();
             let outcome = match &*result {
                 Ok(_) => "ok".to_owned(),
                 Err(error) if error.code().is_empty() => error.message().to_owned(),
-                Err(error) => error.code().to_owned(),
+                Err(error) => format!("{} ({})", error.code(), error.message()),
             };
-            format!("{operation}: {outcome}")
+            Told::new(service.to_lowercase(), format!("{operation}{}: {outcome}", subject(&call))).failed(result.is_err())
         });
         self.soon(Part::Cloud, Event::Answer { which, id, result });
     }

@@ -26,6 +26,7 @@ struct Waiting {
     which: Which,
     from: Caller,
     call: u64,
+    name: &'static str,
     /// What is answered in the place of what the driver says, once it has done its work.
     instead: Option<Error>,
 }
@@ -57,10 +58,11 @@ impl World {
         }
         let id = self.drivers.next;
         self.drivers.next += 1;
+        self.trace_call(from.number, &request);
         let met = self.trouble.meet_rpc(request.name(), None, request.subject());
         self.faults_changed();
         self.watch.see(self.clock.now(), &Seen::ControllerRpcBegan { rpc: id, driver, call: &request });
-        self.drivers.waiting.insert(id, Waiting { which, from, call, instead: met.instead.clone() });
+        self.drivers.waiting.insert(id, Waiting { which, from, call, name: request.name(), instead: met.instead.clone() });
         self.arm(Timer::Deadline(id), timeout);
         if met.hang {
             return;
@@ -84,6 +86,7 @@ impl World {
             self.driver(waiting.which, &Input::Cancelled { id });
             if self.lives(waiting.from) {
                 let error = Error::new(Code::DeadlineExceeded, "context deadline exceeded");
+                self.trace_answer(waiting.from.number, waiting.name, Some(&error));
                 let input = model_kube::machine::Input::Csi { call: waiting.call, result: Err(error) };
                 self.controller(waiting.from.number, &input);
             }
@@ -119,6 +122,7 @@ impl World {
         self.watch.see(self.clock.now(), &Seen::ControllerRpcEnded { rpc: id, result: &result });
         if let Some(waiting) = self.drivers.waiting.remove(&id) {
             let result = Box::new(waiting.instead.map_or(result, Err));
+            self.trace_answer(waiting.from.number, waiting.name, result.as_ref().as_ref().err());
             self.soon(Part::Csi, Event::Returned { to: waiting.from, call: waiting.call, result });
         }
     }

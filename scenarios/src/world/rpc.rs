@@ -12,7 +12,7 @@ use model_node::volume_manager::{self as volumes, Answer, Failure};
 
 use super::clock::Part;
 use super::trouble::Actor;
-use super::{Event, Timer, Which, World};
+use super::{Event, Timer, Told, Which, World};
 use crate::invariants::Seen;
 
 /// `csiTimeout` of the kubelet (kubernetes-storage-path.md §7).
@@ -60,6 +60,10 @@ impl World {
         let id = self.rpcs.next;
         let met = self.trouble.meet_rpc(call.name(), Some(&self.nodes[node].info.name), volume);
         self.faults_changed();
+        self.trace(|world| {
+            let what = format!("{} {} asked", call.name(), call.volume_id());
+            Told::new(format!("node {}", world.nodes[node].info.name), what)
+        });
         let name = &self.nodes[node].info.name;
         self.watch.see(self.clock.now(), &Seen::NodeRpcBegan { rpc: id, node: name, driver: &driver, call: &call });
         self.arm(Timer::Rpc(id), PATIENCE);
@@ -92,9 +96,11 @@ impl World {
 
     fn ended(&mut self, id: u64, rpc: Rpc, result: Result<NodeReply, Error>) {
         self.note("node-plugin", &(rpc.node, &rpc.call, &result));
-        self.trace(&format!("node {}", self.nodes[rpc.node].info.name), || {
+        self.trace(|world| {
             let outcome = result.as_ref().map_or_else(ToString::to_string, |_| "done".into());
-            format!("{} {}: {outcome}", rpc.call.name(), rpc.call.volume_id())
+            let late = if rpc.waits { "" } else { ", and nobody waits for it any more" };
+            let what = format!("{} {}: {outcome}{late}", rpc.call.name(), rpc.call.volume_id());
+            Told::new(format!("node {}", world.nodes[rpc.node].info.name), what).failed(result.is_err())
         });
         self.see(&Seen::NodeRpcEnded { rpc: id, result: &result });
         if !rpc.waits {
@@ -112,6 +118,8 @@ impl World {
         rpc.waits = false;
         let (node, op) = (rpc.node, rpc.op.clone());
         let error = Error::new(Code::DeadlineExceeded, "context deadline exceeded");
+        let what = format!("{} {}: the kubelet gives up: {error}", rpc.call.name(), rpc.call.volume_id());
+        self.trace(|world| Told::new(format!("node {}", world.nodes[node].info.name), what).failed(true));
         let told = Err(error.clone());
         self.see(&Seen::NodeRpcAnswered { rpc: id, result: &told });
         self.kubelet(node, &Input::Volume(volumes::Input::Done { op, result: Err(Failure::Rpc(error)) }));

@@ -7,7 +7,7 @@ use model_common::csi::{Code, Error};
 use model_kube::object::Kind;
 use model_kube::write::{ApiError, Write};
 
-use super::{Event, Watcher, Which, World};
+use super::{Event, Told, Watcher, Which, World};
 use crate::engine::EngineError;
 use crate::invariants::Seen;
 use crate::language::{ApiOutcome, Fault, Span, Trouble, code_of};
@@ -153,7 +153,7 @@ impl World {
     /// Causes what a scenario says.
     pub(super) fn cause(&mut self, fault: &Fault) -> Result<(), EngineError> {
         self.note("fault", fault);
-        self.trace("fault", || fault.to_string());
+        self.trace(|_| Told::new("fault", fault.to_string()));
         match fault {
             Fault::Aws(rule) => self.cause_in_aws(rule)?,
             Fault::Cluster(trouble) => self.trouble(trouble)?,
@@ -186,12 +186,14 @@ impl World {
             Trouble::Pause { actor, node, duration: Span(duration) } => {
                 for actor in self.actors(actor, node.as_deref())? {
                     self.trouble.paused.entry(actor).or_default();
+                    self.trace_actor(actor, "paused", "paused");
                     self.clock.after(*duration, Event::Resume(actor));
                 }
             }
             Trouble::Partition { node, duration } => {
                 let number = self.node_named(node)?;
                 self.nodes[number].cut = true;
+                self.trace_machine(number, "cut off from the API server", "cut off");
                 if let Some(Span(duration)) = duration {
                     self.clock.after(*duration, Event::Cause(Box::new(Trouble::Heal { node: node.clone() })));
                 }
@@ -269,8 +271,9 @@ impl World {
 
     /// A process goes on after a pause: what waited for it comes first, in its order.
     pub(super) fn resume(&mut self, actor: Actor) {
-        for event in self.trouble.paused.remove(&actor).unwrap_or_default() {
-            self.happen(event);
+        if let Some(held) = self.trouble.paused.remove(&actor) {
+            self.trace_actor(actor, "goes on", "up");
+            held.into_iter().for_each(|event| self.happen(event));
         }
         self.faults_changed();
     }
@@ -352,6 +355,7 @@ impl World {
         if !self.trouble.down.insert(actor) {
             return;
         }
+        self.trace_actor(actor, "ends", "down");
         // It is no longer paused but gone, and so is what waited for it.
         self.trouble.paused.remove(&actor);
         self.clock.retain(|event| event.is_for() != Some(actor));
@@ -379,6 +383,7 @@ impl World {
         if !self.trouble.down.remove(&actor) {
             return;
         }
+        self.trace_actor(actor, "starts", "up");
         match actor {
             Actor::Controller(number) => {
                 if let Some(fresh) = super::actors::all().into_iter().nth(number) {
@@ -397,6 +402,7 @@ impl World {
         if !std::mem::replace(&mut self.nodes[number].power, false) {
             return;
         }
+        self.trace_machine(number, "loses power", "no power");
         self.stop(Actor::Kubelet(number));
         self.stop(Actor::Plugin(number, Which::Ebs));
         self.stop(Actor::Plugin(number, Which::Efs));
@@ -407,6 +413,7 @@ impl World {
         if std::mem::replace(&mut self.nodes[number].power, true) {
             return;
         }
+        self.trace_machine(number, "has power again", "up");
         let node = &self.nodes[number].info.name;
         self.watch.see(self.clock.now(), &Seen::PowerBack { node });
         self.start_actor(Actor::Plugin(number, Which::Ebs));
@@ -418,6 +425,7 @@ impl World {
         if !std::mem::replace(&mut self.nodes[number].cut, false) {
             return;
         }
+        self.trace_machine(number, "reaches the API server again", "up");
         for change in std::mem::take(&mut self.nodes[number].missed) {
             self.node_sees(number, &change);
         }
