@@ -204,7 +204,8 @@ impl Kubelet {
                     pod.resolved = true;
                     pod.stage = Stage::Unmounting;
                 }
-                None if deleting.is_some() => pod.resolved = true,
+                // What no container uses needs no volume; what one still writes to is wanted until it has ended (kubernetes#113979).
+                None if deleting.is_some() && !pod.adopted => pod.resolved = true,
                 None => pod.resolve(&mut effects),
             }
             effects.push(PodEffect::Status);
@@ -243,8 +244,9 @@ impl Kubelet {
 
     fn resolved(&mut self, uid: &PodUid, result: &Result<Vec<PodVolume>, String>, out: &mut Vec<Effect>) -> Result<(), Reject> {
         let want = self.with(uid, out, |pod, out| {
-            pod.was_resolved();
-            if pod.stage > Stage::Running {
+            pod.was_resolved(result.is_ok());
+            let ends = pod.adopted && pod.stage == Stage::Terminating;
+            if pod.stage > Stage::Running && !ends {
                 return None;
             }
             match result {
@@ -323,6 +325,7 @@ impl Kubelet {
                     out.push(PodEffect::Arm(PodTimer::Sync, RESYNC));
                 }
                 Stage::Unmounting => pod.hold = false,
+                Stage::Terminating if pod.adopted && !pod.resolved => pod.resolve(out),
                 Stage::Terminating | Stage::Cleaning | Stage::Finished | Stage::Deleting => {}
             },
             PodTimer::VolumesDue if pod.stage == Stage::Volumes => {

@@ -140,6 +140,8 @@ pub struct Pod {
     containers: BTreeMap<String, Container>,
     /// Its directory could not be removed: wait for the next look.
     pub hold: bool,
+    /// Its containers ran when this kubelet began: their volumes stay until they have ended, also when it is being deleted.
+    pub adopted: bool,
     resolving: bool,
 }
 
@@ -167,6 +169,7 @@ impl Pod {
             verdict: None,
             containers,
             hold: false,
+            adopted: false,
             resolving: false,
         }
     }
@@ -179,6 +182,7 @@ impl Pod {
             container.state = State::Running;
             container.started = true;
             self.sandbox = true;
+            self.adopted = true;
             out.push(PodEffect::Arm(PodTimer::Forget(name.clone()), CRASH_RESET));
         }
     }
@@ -194,10 +198,11 @@ impl Pod {
         }
     }
 
-    /// The claims were read.
-    pub fn was_resolved(&mut self) {
+    /// The claims were read, well or not. Of a pod whose containers ran before this kubelet they must be read well: until then it is
+    /// not known what is theirs.
+    pub fn was_resolved(&mut self, well: bool) {
         self.resolving = false;
-        self.resolved = true;
+        self.resolved |= well || !self.adopted;
     }
 
     /// The volumes are there: containers may start.

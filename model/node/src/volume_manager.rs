@@ -132,8 +132,10 @@ pub struct VolumeManager {
     /// Reconstructed volumes whose attachability is not known yet (`volumesNeedUpdateFromNodeStatus`).
     unsettled: bool,
     attached: BTreeSet<VolumeName>,
+    /// `volumesInUse` as it was last written durably.
     reported: BTreeSet<VolumeName>,
-    reporting: bool,
+    /// The write of it that is under way, and may be durable at any moment.
+    reporting: Option<BTreeSet<VolumeName>>,
     /// Whether anything was reported since the start.
     ever_reported: bool,
     ticking: bool,
@@ -155,7 +157,7 @@ impl VolumeManager {
             unsettled: false,
             attached: BTreeSet::new(),
             reported: BTreeSet::new(),
-            reporting: false,
+            reporting: None,
             ever_reported: false,
             ticking: false,
             held: BTreeSet::new(),
@@ -175,7 +177,7 @@ impl VolumeManager {
             Input::NodeAttached(attached) => self.attached.clone_from(attached),
             Input::Reported(reported) => {
                 self.reported.clone_from(reported);
-                self.reporting = false;
+                self.reporting = None;
                 self.ever_reported = true;
             }
             Input::Done { op, result } => self.done(op, result.clone(), out)?,
@@ -286,12 +288,12 @@ impl VolumeManager {
     /// The first of the handshake's two flags (§2.5): `volumesInUse` of the node. Not before the state found at the start is
     /// settled, so that the API keeps the old value until then.
     fn report(&mut self, out: &mut Vec<Effect>) {
-        if self.reporting || self.unsettled || !self.sources_ready {
+        if self.reporting.is_some() || self.unsettled || !self.sources_ready {
             return;
         }
         let in_use = self.volumes_in_use();
         if in_use != self.reported || !self.ever_reported {
-            self.reporting = true;
+            self.reporting = Some(in_use.clone());
             out.push(Effect::ReportInUse(in_use));
         }
     }
@@ -340,11 +342,16 @@ impl VolumeManager {
     pub fn settled(&self) -> bool {
         self.running.is_empty()
             && self.pending.is_idle()
-            && !self.reporting
+            && self.reporting.is_none()
             && !self.unsettled
             && self.desired.keys().all(|pod| self.unmounted(pod).is_empty())
             && self.actual.values().all(|volume| volume.pods.keys().all(|pod| self.desired.contains_key(pod)))
             && self.actual.keys().all(|name| self.is_desired(name))
+    }
+
+    /// Whether the API has the volume in `volumesInUse`, and no write under way takes it out.
+    fn is_reported(&self, name: &VolumeName) -> bool {
+        self.reported.contains(name) && self.reporting.as_ref().is_none_or(|underway| underway.contains(name))
     }
 
     fn is_desired(&self, name: &VolumeName) -> bool {

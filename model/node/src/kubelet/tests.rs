@@ -320,4 +320,7 @@ fn containers_of_an_earlier_life_go_on_and_end_in_order() {
     bench.feed(Input::Pod { spec: pod, deleting: Some(Duration::from_secs(30)), ended: None, restarts: BTreeMap::new(), running });
     assert_eq!(bench.log, ["term main"]);
     assert!(bench.timers.contains_key(&PodTimer::Kill));
+    assert!(bench.machine.volumes().desires("u"), "its volumes are wanted until its containers have ended");
+    bench.feed(Input::PodTimer { pod: "u".into(), timer: PodTimer::Kill });
+    assert_eq!(bench.log, ["term main", "kill main", "unpublish", "delete"]);
 }

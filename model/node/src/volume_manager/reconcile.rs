@@ -59,7 +59,7 @@ impl VolumeManager {
                 continue;
             }
             match self.need(&want.uid, &volume) {
-                Need::Attach if volume.spec.attachable && !self.reported.contains(&volume.spec.name) => {}
+                Need::Attach if volume.spec.attachable && !self.is_reported(&volume.spec.name) => {}
                 Need::Attach if volume.spec.attachable && self.config.eager && !self.attached.contains(&volume.spec.name) => {}
                 Need::Attach => {
                     let spec = volume.spec.clone();

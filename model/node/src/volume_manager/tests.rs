@@ -148,6 +148,34 @@ fn rpc(code: Code) -> Failure {
     Failure::Rpc(csi::Error::new(code, "no"))
 }
 
+/// Found by `ebbtide search`: a node that was cut off while it took a volume out of `volumesInUse`, and got the pod back.
+#[test]
+fn a_volume_that_a_report_under_way_leaves_out_is_not_mounted() {
+    let mut machine = VolumeManager::new(config());
+    let mut out = Vec::new();
+    let mut feed = |machine: &mut VolumeManager, input: Input| {
+        out.clear();
+        machine.step(&input, &mut out).unwrap();
+        out.clone()
+    };
+    feed(&mut machine, Input::Booted(Vec::new()));
+    feed(&mut machine, Input::SourcesReady);
+    feed(&mut machine, Input::Reported(BTreeSet::new()));
+    feed(&mut machine, Input::NodeAttached(BTreeSet::from([spec().name])));
+    let reports = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::ReportInUse(_)));
+    let acts = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Do { .. }));
+    assert!(reports(&feed(&mut machine, Input::Want(want("a")))));
+    assert!(acts(&feed(&mut machine, Input::Reported(BTreeSet::from([spec().name])))));
+    // The pod goes before anything was mounted, and comes back before the API knows that it had gone.
+    let key = machine.running.keys().next().cloned().unwrap();
+    assert!(reports(&feed(&mut machine, Input::Unwant("a".into()))));
+    feed(&mut machine, Input::Done { op: key.clone(), result: Err(Failure::Api("cut off".into())) });
+    feed(&mut machine, Input::Fired(Timer::Backoff(key)));
+    assert!(!acts(&feed(&mut machine, Input::Want(want("b")))));
+    assert!(reports(&feed(&mut machine, Input::Reported(BTreeSet::new()))));
+    assert!(acts(&feed(&mut machine, Input::Reported(BTreeSet::from([spec().name])))));
+}
+
 #[test]
 fn a_volume_goes_the_whole_way_and_back() {
     let mut bench = Bench::new();
