@@ -40,6 +40,13 @@ pub struct Scenario {
     pub spec: Spec,
 }
 
+impl Scenario {
+    /// Whether it can be played in a world.
+    pub fn plays_in(&self, engine: EngineName) -> bool {
+        self.spec.engines.as_ref().is_none_or(|engines| engines.contains(&engine))
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Metadata {

@@ -14,7 +14,7 @@ pub mod variables;
 pub mod world;
 
 pub use language::{LoadError, Scenario};
-pub use library::{library, load};
+pub use library::{library, load, load_all};
 pub use report::{Observer, Report, Silent};
 
 /// The JSON schema of a scenario file.

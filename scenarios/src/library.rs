@@ -1,20 +1,42 @@
 //! The scenarios that come with ebbtide.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::language::{LoadError, Scenario, parse};
 
-/// Name and text, in the order of the workshop.
-const LIBRARY: [(&str, &str); 4] = [
-    ("e01-ebs-static", include_str!("../library/e01-ebs-static.yaml")),
-    ("e03-ebs-dynamic", include_str!("../library/e03-ebs-dynamic.yaml")),
-    ("f01-efs-static", include_str!("../library/f01-efs-static.yaml")),
-    ("f02-efs-dynamic", include_str!("../library/f02-efs-dynamic.yaml")),
-];
+/// Name and text of each file in `library/` and its folders, in the order of their paths (made by `build.rs`).
+const LIBRARY: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/library.rs"));
 
 /// The library: name and text of each file.
 pub fn library() -> &'static [(&'static str, &'static str)] {
-    &LIBRARY
+    LIBRARY
+}
+
+/// Reads scenarios: all in a directory and its folders, the whole library (`library`), or one as [`load`] does.
+pub fn load_all(path_or_name: &str) -> Result<Vec<Scenario>, LoadError> {
+    let path = Path::new(path_or_name);
+    if path_or_name == "library" && !path.exists() {
+        return LIBRARY.iter().map(|(name, text)| parse(name, text)).collect();
+    }
+    if !path.is_dir() {
+        return Ok(vec![load(path_or_name)?]);
+    }
+    let mut files = Vec::new();
+    collect(path, &mut files).map_err(|source| LoadError::Read { path: path_or_name.into(), source })?;
+    files.sort();
+    files.iter().map(|file| load(&file.display().to_string())).collect()
+}
+
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "yaml") {
+            files.push(path);
+        }
+    }
+    Ok(())
 }
 
 /// Reads a scenario: a file, or the name of one of the library (`e01-ebs-static`, or `e01`).
@@ -28,7 +50,7 @@ pub fn load(path_or_name: &str) -> Result<Scenario, LoadError> {
     match LIBRARY.iter().find(|(name, _)| *name == path_or_name || short(name)) {
         Some((name, text)) => parse(name, text),
         None => {
-            let library = LIBRARY.map(|(name, _)| name).join(", ");
+            let library = LIBRARY.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
             Err(LoadError::Unknown { name: path_or_name.into(), library })
         }
     }
@@ -45,6 +67,13 @@ mod tests {
             assert_eq!(scenario.metadata.name, *name);
         }
         assert_eq!(load("f02").unwrap().metadata.name, "f02-efs-dynamic");
+    }
+
+    #[test]
+    fn a_directory_is_all_its_scenarios() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/library");
+        assert_eq!(load_all(directory).unwrap().len(), library().len());
+        assert_eq!(load_all("e01").unwrap().len(), 1);
     }
 
     #[test]

@@ -31,8 +31,8 @@ impl Default for Options {
 
 /// The name of the step that shrinking works on.
 pub(super) const HAPPENS: &str = "what happens";
-/// How long everything has to come to rest at the end: the longest of the specification's liveness bounds.
-const REST: Duration = Duration::from_secs(20 * 60);
+/// How long everything has to come to rest at the end: csi-provisioner of the EBS chart waits up to 30 m between two tries.
+const REST: Duration = Duration::from_secs(45 * 60);
 
 /// The sorts of trouble.
 const SORTS: [Sort; 10] = [

@@ -76,6 +76,8 @@ pub(super) struct Node {
     pub cut: bool,
     /// The watch events it misses meanwhile.
     pub missed: Vec<Change>,
+    /// Its kubelet has seen its pods since it began.
+    listed: bool,
     recorder: Recorder,
 }
 
@@ -101,6 +103,7 @@ impl Node {
             power: true,
             cut: false,
             missed: Vec::new(),
+            listed: false,
             recorder: Recorder::default(),
         }
     }
@@ -195,11 +198,20 @@ impl World {
         let config = Config { node: node.info.name.clone(), layout: node.layout.clone(), eager: true };
         node.machine = Kubelet::new(config);
         node.up = true;
+        node.listed = false;
         node.pods.clear();
         node.missed.clear();
         let found = node.found();
         self.watch.see(self.clock.now(), &Seen::KubeletStarted { node: &self.nodes[number].info.name });
         self.kubelet(number, &Input::Booted(found));
+        if !self.nodes[number].cut {
+            self.list_pods(number);
+        }
+    }
+
+    /// A kubelet's informers list what is there.
+    fn list_pods(&mut self, number: usize) {
+        self.nodes[number].listed = true;
         let name = self.nodes[number].info.name.clone();
         let pods: Vec<Arc<core::Pod>> = self.store.list::<core::Pod>().cloned().collect();
         let mine = |pod: &Arc<core::Pod>| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(&name);
@@ -246,8 +258,11 @@ impl World {
         ended
     }
 
-    /// After a partition: what was to be written and could not be.
+    /// After a partition: what was to be read or written and could not be.
     pub(super) fn catch_up(&mut self, number: usize) {
+        if self.nodes[number].up && !self.nodes[number].listed {
+            self.list_pods(number);
+        }
         let pods: Vec<_> = self.nodes[number].pods.keys().cloned().collect();
         pods.iter().for_each(|pod| self.write_status(number, pod));
     }

@@ -324,7 +324,7 @@ impl World {
                 name: volume.name.clone(),
                 claim: Some(format!("{namespace}/{claim}")),
                 // Of an EFS handle, the file system.
-                wanted: handle.split(':').next().map(str::to_owned),
+                wanted: handle.strip_prefix("efs:").unwrap_or(&handle).split(':').next().map(str::to_owned),
                 mounted: there.map(|mount| mount.tree.clone()),
                 read_only: there.is_some_and(|mount| mount.read_only),
             })

@@ -30,10 +30,16 @@ pub(super) struct Rpc {
     instead: Option<Error>,
 }
 
-#[derive(Default)]
 pub(super) struct Rpcs {
     next: u64,
     open: BTreeMap<u64, Rpc>,
+}
+
+impl Default for Rpcs {
+    /// Numbers that no call of a sidecar has.
+    fn default() -> Self {
+        Self { next: 1 << 32, open: BTreeMap::new() }
+    }
 }
 
 impl World {
