@@ -11,6 +11,9 @@ use fuse_fs::protocol::{MountAsk, Refusal, RefusalKind};
 use model_common::agent::{EfsExport, EfsMount, EfsRefusal, EfsRefusalKind};
 use tokio_util::sync::CancellationToken;
 
+/// How long the answer about a mount may take: one that is late on purpose (`ebbtide fault add latency --service nfs`) comes all the same.
+const LIMIT: Duration = Duration::from_secs(120);
+
 /// Serves a node's EFS mounts until the token is cancelled. Runs on a thread of its own.
 pub fn serve(config: &NodeConfig, stop: CancellationToken) {
     let stopper = match Stop::new() {
@@ -30,7 +33,7 @@ pub fn serve(config: &NodeConfig, stop: CancellationToken) {
             watch.stop();
         });
     });
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).no_proxy().build().unwrap_or_default();
+    let client = reqwest::Client::builder().connect_timeout(Duration::from_secs(10)).timeout(LIMIT).no_proxy().build().unwrap_or_default();
     let url = format!("{}/_ebbtide/efs/mount", config.aws_endpoint);
     let (signer, instance_id) = (Signer::from_env(), config.instance_id.clone());
     let resolver = Box::new(move |ask: MountAsk| {

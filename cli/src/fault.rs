@@ -57,7 +57,8 @@ struct AddArgs {
     /// What happens.
     #[arg(value_parser = actions())]
     fault: Action,
-    /// Only calls of this service: ec2, efs, kms, sts, or imds (its operations are paths: `meta-data/network/*`, `api/token`).
+    /// Only calls of this service: ec2, efs, kms, sts, imds (its operations are paths: `meta-data/network/*`, `api/token`), or nfs (mounts
+    /// of EFS: with unavailable the mount target does not answer, with error it denies access, with latency a mount takes longer).
     #[arg(long)]
     service: Option<String>,
     /// Only these API operations; several divided by commas, `Describe*` for all that begin so.

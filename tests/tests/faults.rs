@@ -216,6 +216,54 @@ fn nodes_in_trouble() {
     trouble.goes("snapshot-pending");
 }
 
+/// A mount of EFS that hangs until the mount target answers, and one that is refused.
+#[test]
+fn mounts_in_trouble() {
+    if !root() {
+        return;
+    }
+    let trouble = Trouble(Ebbtide::up(&[]));
+    let (ebbtide, node) = (&trouble.0, trouble.0.nodes()[0].clone());
+    let fs = ebbtide.aws(&["efs", "create-file-system"])["FileSystemId"].as_str().expect("an id").to_owned();
+    let zone = ebbtide.aws(&["ec2", "describe-subnets", "--filters", "Name=availability-zone,Values=us-east-1a"]);
+    let subnet = zone["Subnets"][0]["SubnetId"].as_str().expect("an id");
+    ebbtide.aws(&["efs", "create-mount-target", "--file-system-id", &fs, "--subnet-id", subnet]);
+    wait_for("the mount target", Duration::from_secs(20), || {
+        let targets = ebbtide.aws(&["efs", "describe-mount-targets", "--file-system-id", &fs]);
+        targets["MountTargets"][0]["LifeCycleState"] == "available"
+    });
+    let at = |name: &str| format!("/var/lib/kubelet/{name}");
+    let mount = |name: &str| {
+        let script = format!("mkdir -p {0} && exec mount -t efs -o tls {fs}: {0}", at(name));
+        let mut command = ebbtide.command(ebbtide_tests::program().to_str().expect("a path in UTF-8"));
+        command.args(["node", "exec", &node, "--data-dir"]).arg(ebbtide.dir()).args(["--", "sh", "-c", &script]);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().expect("running ebbtide")
+    };
+    // Trouble of the API is none of the mounts.
+    let api = trouble.add(&["unavailable", "--service", "efs"]);
+    assert!(mount("before").wait().expect("mount").success());
+    trouble.remove(&api);
+
+    let id = trouble.add(&["error", "--service", "nfs", "--resource", &fs]);
+    let denied = mount("denied").wait_with_output().expect("mount");
+    assert_eq!(denied.status.code(), Some(32), "{}", text(&denied));
+    let expected = "b'mount.nfs4: access denied by server while mounting 127.0.0.1:/'";
+    assert!(text(&denied).contains(expected), "{}", text(&denied));
+    assert_eq!(trouble.hits(&id), 1);
+    trouble.remove(&id);
+
+    let id = trouble.add(&["unavailable", "--service", "nfs", "--node", &node]);
+    let mut hangs = mount("hangs");
+    wait_for("two attempts of the mount", Duration::from_secs(20), || trouble.hits(&id) >= 2);
+    assert_eq!(hangs.try_wait().expect("mount"), None, "it waits as long as nobody answers");
+    trouble.remove(&id);
+    let ended = hangs.wait_with_output().expect("mount");
+    assert!(ended.status.success(), "{}", text(&ended));
+    let script = format!("echo x > {}/f && cat {}/f", at("hangs"), at("before"));
+    let wrote = text(&ebbtide.ebbtide(&["node", "exec", &node, "--", "sh", "-c", &script]));
+    assert_eq!(wrote, "x\n");
+}
+
 /// What the aws CLI, boto3 and LocalStack's clients see, and the command line itself.
 #[test]
 fn the_table_by_hand() {

@@ -9,6 +9,7 @@ use axum::extract::{FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use http::{Method, StatusCode, header};
+use model_aws::faults::Call;
 use model_aws::{Aws, ec2, efs};
 use model_common::agent::{EfsExport, EfsMount, EfsNeighbour, EfsNetwork, EfsRefusal, EfsRefusalKind, ToAgent};
 use serde_json::json;
@@ -124,6 +125,7 @@ fn events(server: &Arc<Server>) -> Response {
 
 /// Decides over a mount (efs.md §1.4, §3.3, §8).
 async fn efs_mount(ctx: &Ctx, request: &EfsMount) -> Result<EfsExport, EfsRefusal> {
+    meet_trouble(ctx, request).await?;
     let grant = ctx.engine.read(|aws| {
         let Some(instance) = aws.ec2.instance(&request.instance_id) else {
             let message = format!("the world has no instance {}", request.instance_id);
@@ -141,6 +143,26 @@ async fn efs_mount(ctx: &Ctx, request: &EfsMount) -> Result<EfsExport, EfsRefusa
         mount_target_ip: grant.mount_target_ip,
         metered_bytes: grant.metered_bytes,
     })
+}
+
+/// Trouble on purpose: a mount target that does not answer, or that denies access.
+async fn meet_trouble(ctx: &Ctx, request: &EfsMount) -> Result<(), EfsRefusal> {
+    let named = [&request.access_point_id, &request.mount_target_ip, &request.availability_zone].into_iter().flatten();
+    let names = named.chain([&request.file_system_id, &request.instance_id]).cloned().collect();
+    let service = model_aws::faults::NFS.to_owned();
+    let call = Call { service, operation: "Mount".to_owned(), region: Some(ctx.world.region.clone()), names, dry_run: false };
+    let verdict = faults::judge(ctx, call).await;
+    if let Some(delay) = verdict.delay {
+        tokio::time::sleep(delay.duration()).await;
+    }
+    match verdict.error {
+        Some(error) if error.code == "AccessDenied" => Err(EfsRefusal { kind: EfsRefusalKind::Denied, message: error.message }),
+        Some(error) => Err(EfsRefusal { kind: EfsRefusalKind::Unreachable, message: error.message }),
+        None if verdict.lost => {
+            Err(EfsRefusal { kind: EfsRefusalKind::Unreachable, message: "the mount target's answer is lost".to_owned() })
+        }
+        None => Ok(()),
+    }
 }
 
 /// The mount targets that an instance's network has; none: there is no such instance.

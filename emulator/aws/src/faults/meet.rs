@@ -64,19 +64,7 @@ pub async fn meet(ctx: &Ctx, asked: &Asked<'_>) -> Result<Gate, ApiError> {
     if !ctx.engine.faulty() {
         return Ok(Gate::OPEN);
     }
-    let call = asked.call();
-    if !ctx.engine.read(|aws| aws.faults.concerns(&call)).await {
-        return Ok(Gate::OPEN);
-    }
-    let verdict = match ctx.engine.command(model_aws::Input::Faults(Input::Call(call))).await {
-        Ok(effects) => effects.into_iter().find_map(|effect| match effect {
-            model_aws::Effect::Faults(Effect::Reply(Reply::Verdict(verdict))) => Some(verdict),
-            _ => None,
-        }),
-        // The table judges every call.
-        Err(_) => None,
-    };
-    let Verdict { delay, error, lag, lost } = verdict.unwrap_or_default();
+    let Verdict { delay, error, lag, lost } = judge(ctx, asked.call()).await;
     if let Some(delay) = delay {
         tokio::time::sleep(delay.duration()).await;
     }
@@ -86,6 +74,22 @@ pub async fn meet(ctx: &Ctx, asked: &Asked<'_>) -> Result<Gate, ApiError> {
     let past = lag.map(|lag| Ctx { engine: ctx.engine.as_of(lag.duration()), ..ctx.clone() });
     let hangup = asked.parts.extensions.get::<ConnectInfo<Peer>>().map(|peer| peer.0.1.clone());
     Ok(Gate { past, lost: hangup.filter(|_| lost) })
+}
+
+/// What the table says of a call.
+pub async fn judge(ctx: &Ctx, call: Call) -> Verdict {
+    if !ctx.engine.faulty() || !ctx.engine.read(|aws| aws.faults.concerns(&call)).await {
+        return Verdict::default();
+    }
+    let verdict = match ctx.engine.command(model_aws::Input::Faults(Input::Call(call))).await {
+        Ok(effects) => effects.into_iter().find_map(|effect| match effect {
+            model_aws::Effect::Faults(Effect::Reply(Reply::Verdict(verdict))) => Some(verdict),
+            _ => None,
+        }),
+        // The table judges every call.
+        Err(_) => None,
+    };
+    verdict.unwrap_or_default()
 }
 
 impl Asked<'_> {

@@ -4,4 +4,4 @@ mod http;
 mod meet;
 
 pub use http::{handle, serves};
-pub use meet::{Asked, Hangup, meet};
+pub use meet::{Asked, Hangup, judge, meet};

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use rule::{Action, ApiError, GivenError, NoAction, NoShare, Rule, Scope, Share};
+pub use rule::{Action, ApiError, GivenError, NFS, NoAction, NoShare, Rule, Scope, Share};
 pub use span::{NoSpan, Span};
 pub use table::State;
 

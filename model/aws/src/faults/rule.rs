@@ -143,6 +143,7 @@ impl Action {
             (Self::InternalError, "elasticfilesystem") => ("InternalServerError", 500, "An internal error has occurred"),
             (Self::InternalError, "kms") => ("KMSInternalException", 500, "An internal error has occurred"),
             (Self::InternalError, _) => ("InternalFailure", 500, "An internal error has occurred"),
+            (Self::Error, NFS) => ("AccessDenied", 403, "access denied by server"),
             (Self::Unavailable, "ec2") => ("Unavailable", 503, "The service is unavailable. Please try again shortly."),
             (_, _) => ("ServiceUnavailable", 503, "The service is unavailable. Please try again shortly."),
         }
@@ -245,7 +246,7 @@ pub struct ApiError {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rule {
     pub action_id: Action,
-    /// `ec2`, `elasticfilesystem` (or `efs`), `kms`, `sts`.
+    /// `ec2`, `elasticfilesystem` (or `efs`), `kms`, `sts`; `imds` and `nfs`, which are no APIs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
     /// Names divided by commas; `Describe*` is all that begin so.
@@ -278,16 +279,19 @@ pub struct Rule {
 }
 
 /// The services, by every name they are called by.
-const SERVICES: [(&str, &str); 6] = [
+const SERVICES: [(&str, &str); 7] = [
     ("ec2", "ec2"),
     ("efs", "elasticfilesystem"),
     ("elasticfilesystem", "elasticfilesystem"),
     ("imds", IMDS),
     ("kms", "kms"),
+    ("nfs", NFS),
     ("sts", "sts"),
 ];
 /// The instances' metadata services: no API of the account, so only a rule that names it means it.
 const IMDS: &str = "imds";
+/// The mount targets of EFS, likewise; a client's `Mount` is their only operation.
+pub const NFS: &str = "nfs";
 
 impl Rule {
     pub fn new(action_id: Action) -> Self {
@@ -373,7 +377,7 @@ impl Rule {
             })
         };
         let named = |wanted: &str| call.names.iter().any(|name| name == wanted);
-        self.service.as_ref().map_or(call.service != IMDS, service)
+        self.service.as_ref().map_or(![IMDS, NFS].contains(&&*call.service), service)
             && self.operation.as_ref().is_none_or(operation)
             && self.region.as_ref().is_none_or(|region| call.region.as_ref() == Some(region))
             && self.resource.as_deref().is_none_or(named)

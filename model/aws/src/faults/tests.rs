@@ -159,6 +159,11 @@ fn only_a_rule_that_names_it_means_the_metadata_service() {
     shell.add(Rule { service: Some("imds".into()), operation: Some("meta-data/*".into()), ..rule(Action::Unavailable) });
     assert_eq!(shell.call("imds", "meta-data/instance-id", &[]).error.unwrap().status, 503);
     assert!(shell.call("imds", "api/token", &[]).error.is_none());
+    // The same goes for mounts of EFS.
+    assert!(shell.call("nfs", "Mount", &["fs-1"]).error.is_none());
+    shell.add(Rule { service: Some("nfs".into()), resource: Some("fs-1".into()), ..rule(Action::Error) });
+    assert_eq!(shell.call("nfs", "Mount", &["fs-1"]).error.unwrap().code, "AccessDenied");
+    assert!(shell.call("nfs", "Mount", &["fs-2"]).error.is_none());
 }
 
 #[test]
