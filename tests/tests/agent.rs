@@ -14,11 +14,26 @@ struct Agent(Child);
 
 impl Agent {
     fn start(ebbtide: &Ebbtide, endpoint: &str, dev: &Path, instance: &str, metadata: &str) -> Self {
+        Self::run(ebbtide, dev, &["--endpoint", endpoint, "--instance-id", instance, "--metadata", metadata])
+    }
+
+    /// The agent of a Node of ebbtide's own Kubernetes API.
+    fn of_node(ebbtide: &Ebbtide, dev: &Path, node: &str) -> Self {
+        Self::run(ebbtide, dev, &["--node-name", node])
+    }
+
+    fn run(ebbtide: &Ebbtide, dev: &Path, args: &[&str]) -> Self {
         let log = std::fs::File::create(ebbtide.dir().join("agent.log")).expect("a log file");
-        let mut command = Command::new(program());
-        command.args(["node", "--agent-only", "--endpoint", endpoint, "--instance-id", instance, "--metadata", metadata]);
+        let mut command = ebbtide.command(program().to_str().expect("a path in UTF-8"));
+        command.args(["node", "--agent-only"]).args(args);
         command.arg("--dev").arg(dev).arg("--efs-socket").arg(ebbtide.dir().join("agent/efs.sock"));
         Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("starting the agent"))
+    }
+
+    /// Ends it as a crash does: its devices stay.
+    fn kill(mut self) {
+        self.0.kill().expect("killing the agent");
+        self.0.wait().expect("the agent's end");
     }
 
     fn stop(mut self) {
@@ -143,4 +158,67 @@ fn an_agent_of_no_instance_says_what_to_do() {
         true => assert!(said.contains("has no instance i-0000000000000dead") && said.contains("ebbtide up --world"), "{said}"),
         false => assert!(said.contains("needs root"), "{said}"),
     }
+}
+
+/// A node of a Kubernetes whose instance nobody described: its agent registers it, by the providerID and the labels of its Node.
+#[test]
+fn an_agent_registers_its_node_as_an_instance() {
+    if !root() {
+        return;
+    }
+    let mut ebbtide = Ebbtide::up(&["--external-nodes"]);
+    let dev = ebbtide.dir().join("dev");
+    std::fs::create_dir(&dev).expect("a directory");
+    let node = "apiVersion: v1\nkind: Node\nmetadata:\n  name: kind-worker\n  labels: {node.kubernetes.io/instance-type: c5.xlarge}\n\
+                spec: {providerID: aws:///us-east-1b/i-00000000000000abc}\n";
+    ebbtide.kubectl_with(&["apply", "-f", "-"], node);
+    let agent = Agent::of_node(&ebbtide, &dev, "kind-worker");
+    let id = "i-00000000000000abc";
+    let described = |ebbtide: &Ebbtide| ebbtide.aws(&["ec2", "describe-instances", "--query", "Reservations[].Instances[]"]);
+    wait_for("the instance", LIMIT, || described(&ebbtide).as_array().is_some_and(|all| all.len() == 3));
+    let shown = described(&ebbtide)[2].clone();
+    assert_eq!((&shown["InstanceId"], &shown["InstanceType"]), (&id.into(), &"c5.xlarge".into()));
+    assert_eq!(shown["Placement"]["AvailabilityZone"], "us-east-1b");
+    // The first address that the subnet of its zone gives out.
+    assert_eq!(shown["PrivateIpAddress"], "10.0.2.4");
+    let volume = ebbtide.aws(&["ec2", "create-volume", "--size", "1", "--availability-zone", "us-east-1b"]);
+    let volume = volume["VolumeId"].as_str().expect("a volume").to_owned();
+    ebbtide.aws(&["ec2", "attach-volume", "--volume-id", &volume, "--instance-id", id, "--device", "/dev/xvdaa"]);
+    wait_for("the device", LIMIT, || names(&dev) == ["nvme1n1", "xvdaa"]);
+    let state = |ebbtide: &Ebbtide| ebbtide.aws(&["ec2", "describe-volumes", "--query", "Volumes[0].Attachments[0].[InstanceId,State]"]);
+    wait_for("the attachment", LIMIT, || state(&ebbtide) == serde_json::json!([id, "attached"]));
+    // It is kept: after a crash the instance is there before its agent is.
+    let shown = described(&ebbtide)[2].clone();
+    agent.kill();
+    ebbtide.kill();
+    ebbtide.start();
+    assert_eq!(described(&ebbtide)[2], shown);
+    assert_eq!(state(&ebbtide), serde_json::json!([id, "attached"]));
+    let agent = Agent::of_node(&ebbtide, &dev, "kind-worker");
+    ebbtide.aws(&["ec2", "detach-volume", "--volume-id", &volume]);
+    ebbtide.aws(&["ec2", "wait", "volume-available", "--volume-ids", &volume]);
+    assert!(names(&dev).is_empty(), "{:?}", names(&dev));
+    // A reset forgets it, and the agent, which lives, registers again.
+    let url = format!("{}/_ebbtide/reset", ebbtide.endpoint());
+    let reset = Command::new("curl").args(["-sf", "-X", "POST", &url]).output().expect("curl");
+    assert!(reset.status.success(), "{}", text(&reset));
+    wait_for("the instance, after the reset", LIMIT, || described(&ebbtide)[2]["InstanceId"] == id);
+    agent.stop();
+}
+
+#[test]
+fn an_agent_in_a_zone_that_is_not_there_says_which_are() {
+    if !root() {
+        return;
+    }
+    let ebbtide = Ebbtide::up(&["--external-nodes"]);
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: far}\nspec: {providerID: aws:///eu-west-1a/i-00000000000000abc}\n";
+    ebbtide.kubectl_with(&["apply", "-f", "-"], node);
+    let agent = ["node", "--agent-only", "--node-name", "far"];
+    let output = ebbtide.command(program().to_str().expect("a path in UTF-8")).args(agent).output().expect("the agent");
+    let said = text(&output);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("no zone eu-west-1a") && said.contains("us-east-1a, us-east-1b, us-east-1c"), "{said}");
+    let described = ebbtide.aws(&["ec2", "describe-instances", "--query", "Reservations[].Instances[]"]);
+    assert_eq!(described.as_array().map(Vec::len), Some(2));
 }

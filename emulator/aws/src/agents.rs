@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
 use model_aws::ec2::{self, ObservedDevice};
-use model_aws::{Aws, Input};
-use model_common::agent::{FromAgent, Hello, PROTOCOL, ToAgent};
+use model_aws::{Aws, Input, Reject};
+use model_common::agent::{FromAgent, Hello, PROTOCOL, Register, ToAgent};
 
 use crate::ctx::Ctx;
 
@@ -17,10 +17,20 @@ const PING: Duration = Duration::from_secs(15);
 
 /// Serves one agent until its connection ends or another takes its place.
 pub async fn serve(ctx: Arc<Ctx>, mut socket: WebSocket) {
-    let hello = match tokio::time::timeout(HELLO, receive(&mut socket)).await {
-        Ok(Some(FromAgent::Hello(hello))) => hello,
-        Ok(Some(FromAgent::Done { .. })) => return refuse(&mut socket, "the first message must be hello".to_owned()).await,
-        Ok(None) | Err(_) => return,
+    let hello = loop {
+        match tokio::time::timeout(HELLO, receive(&mut socket)).await {
+            Ok(Some(FromAgent::Hello(hello))) => break hello,
+            Ok(Some(FromAgent::Register(wish))) => {
+                if let Err(message) = register(&ctx, wish).await {
+                    return refuse(&mut socket, message).await;
+                }
+                if send(&mut socket, &ToAgent::Registered).await.is_err() {
+                    return;
+                }
+            }
+            Ok(Some(FromAgent::Done { .. })) => return refuse(&mut socket, "the first message must be hello".to_owned()).await,
+            Ok(None) | Err(_) => return,
+        }
     };
     if let Err(message) = ctx.engine.read(|aws| accept(aws, &hello)).await {
         tracing::warn!(instance = %hello.instance_id, %message, "refused an agent");
@@ -57,7 +67,7 @@ pub async fn serve(ctx: Arc<Ctx>, mut socket: WebSocket) {
                     silent = 0;
                     match serde_json::from_str(&text) {
                         Ok(FromAgent::Done { call, result }) => connection.done(call, result),
-                        Ok(FromAgent::Hello(_)) => tracing::warn!(%instance, "an agent said hello twice"),
+                        Ok(FromAgent::Register(_) | FromAgent::Hello(_)) => tracing::warn!(%instance, "an agent said hello twice"),
                         Err(error) => tracing::warn!(%instance, %error, "an agent sent what is no message"),
                     }
                 }
@@ -80,6 +90,24 @@ pub async fn serve(ctx: Arc<Ctx>, mut socket: WebSocket) {
         ctx.hub.if_away(&instance, || {
             ctx.engine.tell(Input::Ec2(ec2::Input::Disconnected { instance: instance.as_str().into() }));
         });
+    }
+}
+
+/// Makes an instance of a node that is none yet.
+async fn register(ctx: &Ctx, wish: Register) -> Result<(), String> {
+    let Register { instance_id, node_name, availability_zone: zone, instance_type, internal_ip } = wish;
+    if ctx.engine.read(|aws| aws.ec2.instance(&instance_id).is_some()).await {
+        return Ok(());
+    }
+    tracing::info!(instance = %instance_id, node = %node_name, zone, instance_type, "a node registers as an instance");
+    let new = ec2::Registration { instance_id, node: node_name, zone, instance_type, private_ip: internal_ip };
+    match ctx.engine.command(Input::Ec2(ec2::Input::Command(ec2::Command::Register(new)))).await {
+        Ok(_) => Ok(()),
+        Err(Reject::Ec2(ec2::Reject::NoSuchZone { zone })) => {
+            let zones: Vec<&str> = ctx.world.zones.iter().map(|zone| zone.name.as_str()).collect();
+            Err(format!("the world has no zone {zone}; it has {}. Name one of these in the Node's providerID", zones.join(", ")))
+        }
+        Err(reject) => Err(reject.to_string()),
     }
 }
 

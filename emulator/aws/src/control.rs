@@ -91,6 +91,16 @@ fn health(ctx: &Ctx) -> Response {
 async fn info(server: &Server) -> Response {
     let ctx = &server.ctx;
     let agents = ctx.hub.instances();
+    let nodes = ctx.engine.read(|aws| {
+        let nodes = aws.ec2.instances().filter_map(|instance| {
+            let name = instance.node.as_ref()?;
+            let connected = agents.iter().any(|agent| **agent == *instance.id);
+            Some(json!({"name": name, "instanceId": instance.id, "zone": instance.zone, "instanceType": instance.instance_type,
+                "privateIp": instance.private_ip, "connected": connected}))
+        });
+        nodes.collect::<Vec<_>>()
+    });
+    let nodes = nodes.await;
     axum::Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
@@ -99,11 +109,7 @@ async fn info(server: &Server) -> Response {
         "account": ctx.world.account,
         "region": ctx.world.region,
         "devices": ctx.world.devices,
-        "nodes": ctx.world.nodes().into_iter().map(|node| {
-            let connected = agents.contains(&node.instance_id);
-            json!({"name": node.name, "instanceId": node.instance_id, "zone": node.zone, "instanceType": node.instance_type,
-                "privateIp": node.private_ip, "connected": connected})
-        }).collect::<Vec<_>>(),
+        "nodes": nodes,
     }))
     .into_response()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use emulator_common::sigv4::{self, Signable, Signer};
 use futures::{SinkExt, StreamExt};
-use model_common::agent::{DeviceError, FromAgent, Hello, PROTOCOL, ToAgent};
+use model_common::agent::{DeviceError, FromAgent, Hello, PROTOCOL, Register, ToAgent};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -18,6 +18,8 @@ use crate::loops::Loops;
 /// Between two attempts to connect.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
+/// How long a registration may take before it is tried on another connection.
+const REGISTER_LIMIT: Duration = Duration::from_secs(10);
 /// A freeze that nobody ended: a node must not hang because its hypervisor's hand was lost.
 const FREEZE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -31,6 +33,39 @@ pub enum AgentError {
 
 /// Serves the AWS side until `stop`; connects again for ever.
 pub async fn run(config: Arc<NodeConfig>, devices: Arc<Devices>, stop: CancellationToken) -> Result<(), AgentError> {
+    run_registered(config, None, devices, stop).await
+}
+
+/// Has the AWS side make an instance of this node, if it is none. An endpoint that is not there is waited for.
+pub async fn register(endpoint: &str, wish: &Register) -> Result<(), AgentError> {
+    let (url, signer) = (url(endpoint), Signer::from_env());
+    let mut said = String::new();
+    loop {
+        let answered = async {
+            let mut socket = connect(&url, &signer).await?;
+            registered(&mut socket, wish).await
+        };
+        let why = match tokio::time::timeout(REGISTER_LIMIT, answered).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(Lost::Refused(why))) => return Err(AgentError::Refused(why)),
+            Ok(Err(Lost::Connection(error))) => error.to_string(),
+            Err(_) => format!("no answer in {REGISTER_LIMIT:?}"),
+        };
+        if why != said {
+            tracing::info!(url, why, "waiting for the AWS side, to register {}", wish.instance_id);
+            said = why;
+        }
+        tokio::time::sleep(FIRST_DELAY).await;
+    }
+}
+
+/// As [`run`], of an instance that this node registers again with each connection: a reset forgets it.
+pub(crate) async fn run_registered(
+    config: Arc<NodeConfig>,
+    register: Option<Register>,
+    devices: Arc<Devices>,
+    stop: CancellationToken,
+) -> Result<(), AgentError> {
     let url = url(&config.aws_endpoint);
     let signer = Signer::from_env();
     // This process ends with its node: another process is another boot.
@@ -47,7 +82,7 @@ pub async fn run(config: Arc<NodeConfig>, devices: Arc<Devices>, stop: Cancellat
                 delay = FIRST_DELAY;
                 let ended = tokio::select! {
                     () = stop.cancelled() => Ok(()),
-                    ended = talk(socket, &config, &boot, &devices) => ended,
+                    ended = talk(socket, register.as_ref(), &config, &boot, &devices) => ended,
                 };
                 let thawing = devices.clone();
                 let _ = tokio::task::spawn_blocking(move || thawing.thaw_all()).await;
@@ -105,8 +140,36 @@ impl From<tungstenite::Error> for Lost {
 
 type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
 
+/// Registers on a connection.
+async fn registered(socket: &mut Socket, wish: &Register) -> Result<(), Lost> {
+    socket.send(text(&FromAgent::Register(wish.clone()))).await?;
+    loop {
+        match socket.next().await {
+            Some(Ok(Message::Text(json))) => match serde_json::from_str::<ToAgent>(&json) {
+                Ok(ToAgent::Registered) => return Ok(()),
+                Ok(ToAgent::Refused { message }) => return Err(Lost::Refused(message)),
+                Ok(_) | Err(_) => {
+                    return Err(Lost::Refused(format!("it answered the registration with {json}; use the same version of ebbtide")));
+                }
+            },
+            Some(Ok(Message::Close(_))) | None => return Err(tungstenite::Error::ConnectionClosed.into()),
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(error.into()),
+        }
+    }
+}
+
 /// One connection: says hello, then carries calls out, each on its own, and answers them as they end.
-async fn talk(mut socket: Socket, config: &NodeConfig, boot: &str, devices: &Arc<Devices>) -> Result<(), Lost> {
+async fn talk(
+    mut socket: Socket,
+    register: Option<&Register>,
+    config: &NodeConfig,
+    boot: &str,
+    devices: &Arc<Devices>,
+) -> Result<(), Lost> {
+    if let Some(wish) = register {
+        registered(&mut socket, wish).await?;
+    }
     let observing = devices.clone();
     let observed = tokio::task::spawn_blocking(move || observing.observed()).await.unwrap_or_default();
     let hello = Hello {
@@ -159,7 +222,7 @@ fn begin(call: ToAgent, devices: &Arc<Devices>, done: &mpsc::UnboundedSender<Fro
 /// Carries one call out. None for what is no call.
 fn carry_out(devices: &Arc<Devices>, call: ToAgent) -> Option<(u64, Result<(), DeviceError>)> {
     let (call, what, result) = match call {
-        ToAgent::Welcome | ToAgent::Refused { .. } => return None,
+        ToAgent::Welcome | ToAgent::Registered | ToAgent::Refused { .. } => return None,
         ToAgent::Attach { call, device } => {
             (call, format!("attach {} as {}", device.volume_id, device.device_name), devices.attach(&device))
         }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model_common::agent::DeviceError;
+use model_common::agent::{DeviceError, Register};
 use model_node::driver::{ebs, efs};
 use tokio_util::sync::CancellationToken;
 
@@ -80,7 +80,8 @@ pub async fn run(alone: Alone, hooks: NodeHooks, stop: CancellationToken) -> Res
         () = stop.cancelled() => return Ok(()),
         claimed = claim::claim(&alone) => claimed?,
     };
-    let config = Arc::new(claimed);
+    let claim::Claimed { config, register } = claimed;
+    let config = Arc::new(config);
     tracing::info!(node = config.name, instance = config.instance_id, zone = config.zone, "claimed the instance");
     if let Some(dir) = alone.efs_socket.parent() {
         std::fs::create_dir_all(dir).map_err(system(format!("making {}", dir.display())))?;
@@ -93,7 +94,7 @@ pub async fn run(alone: Alone, hooks: NodeHooks, stop: CancellationToken) -> Res
         None => None,
     };
     let devices = Arc::new(Devices::new(alone.dev.clone(), config.places().volumes(), config.first_loop));
-    let result = serve(&alone, &config, &devices, metadata, hooks, &stop).await;
+    let result = serve(&alone, (&config, register), &devices, metadata, hooks, &stop).await;
     stop.cancel();
     let leaving = devices.clone();
     // It does not panic; if it did, nothing more could be done.
@@ -108,7 +109,7 @@ fn system(operation: String) -> impl FnOnce(std::io::Error) -> AloneError {
 /// Runs all parts until told to stop, or until one that is needed ends.
 async fn serve(
     alone: &Alone,
-    config: &Arc<NodeConfig>,
+    (config, register): (&Arc<NodeConfig>, Option<Register>),
     devices: &Arc<Devices>,
     metadata: Option<metadata::Bound>,
     hooks: NodeHooks,
@@ -127,7 +128,7 @@ async fn serve(
         }
     }
     let metadata = metadata.map(|bound| tokio::spawn(metadata::serve(bound, config.clone(), parts.clone())));
-    let agent = agent::run(config.clone(), devices.clone(), parts.clone());
+    let agent = agent::run_registered(config.clone(), register, devices.clone(), parts.clone());
     let efs_ended = async {
         match efs {
             Some(efs) => drop(efs.await),

@@ -131,6 +131,12 @@ impl Aws {
     /// The one entry. Total: the input is applied, ignored or rejected; a rejected one changed nothing.
     pub fn step(&mut self, at: At, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
         match input {
+            // The subnets are EC2's, and mount targets have addresses in them.
+            Input::Ec2(ec2::Input::Command(ec2::Command::Register(new))) => {
+                let mut effects = Vec::new();
+                self.ec2.register(at, new, |ip| self.efs.has_address(ip), &mut effects)?;
+                out.extend(effects.into_iter().map(Effect::Ec2));
+            }
             Input::Ec2(input) => {
                 if let ec2::Input::Command(command) = input {
                     self.check_across(command)?;

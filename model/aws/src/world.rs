@@ -258,8 +258,7 @@ impl World {
 
     /// An id for one of the world's own things: `kind` is the prefix, `index` its place.
     pub(crate) fn own_id(&self, kind: &str, index: usize) -> String {
-        let salt = kind.bytes().fold(WORLD_SALT, |salt, byte| salt.rotate_left(8) ^ u64::from(byte));
-        format!("{kind}-{}", hex17(self.seed ^ salt, index as u64))
+        own_id(self.seed, kind, index)
     }
 
     /// The id of the instance at a place in [`World::instances`].
@@ -269,9 +268,7 @@ impl World {
 
     /// `ip-10-0-1-10.ec2.internal`: the private DNS name of an address in this region.
     pub fn dns_name(&self, ip: Ipv4Addr) -> String {
-        let [a, b, c, d] = ip.octets();
-        let domain = if self.region == "us-east-1" { "ec2".to_owned() } else { format!("{}.compute", self.region) };
-        format!("ip-{a}-{b}-{c}-{d}.{domain}.internal")
+        dns_name(&self.region, ip)
     }
 
     /// The place in [`Vpc::subnets`] of the subnet an instance lies in.
@@ -323,6 +320,19 @@ impl World {
             labels,
         }
     }
+}
+
+/// See [`World::own_id`].
+pub(crate) fn own_id(seed: u64, kind: &str, index: usize) -> String {
+    let salt = kind.bytes().fold(WORLD_SALT, |salt, byte| salt.rotate_left(8) ^ u64::from(byte));
+    format!("{kind}-{}", hex17(seed ^ salt, index as u64))
+}
+
+/// See [`World::dns_name`].
+pub(crate) fn dns_name(region: &str, ip: Ipv4Addr) -> String {
+    let [a, b, c, d] = ip.octets();
+    let domain = if region == "us-east-1" { "ec2".to_owned() } else { format!("{region}.compute") };
+    format!("ip-{a}-{b}-{c}-{d}.{domain}.internal")
 }
 
 #[cfg(test)]

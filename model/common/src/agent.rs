@@ -1,12 +1,14 @@
 //! The agent's protocol: how the emulator's AWS side reaches into a node.
 //!
-//! A node's agent opens a WebSocket to `GET /_ebbtide/agent` of the AWS endpoint and says [`FromAgent::Hello`]; from
-//! then on the emulator sends [`ToAgent`] and the agent answers each call with [`FromAgent::Done`]. One JSON text
+//! A node's agent opens a WebSocket to `GET /_ebbtide/agent` of the AWS endpoint and says [`FromAgent::Hello`] (before
+//! it, in a node of another Kubernetes, [`FromAgent::Register`], so that the instance is one); from then on the emulator sends [`ToAgent`] and the agent answers each call with [`FromAgent::Done`]. One JSON text
 //! frame a message. When the connection is lost the emulator treats calls in flight as *unknown*; the next
 //! `Hello` says what the kernel has, and that is the truth.
 //!
 //! Separately, a node asks `POST /_ebbtide/efs/mount` ([`EfsMount`] → [`EfsExport`]) what to serve for an EFS mount, and `POST
 //! /_ebbtide/efs/network` ([`EfsNeighbour`] → [`EfsNetwork`]) which mount targets its network has.
+
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +19,11 @@ pub const PROTOCOL: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum ToAgent {
+    /// The instance of a `Register` is there.
+    Registered,
     /// The `Hello` was accepted.
     Welcome,
-    /// The `Hello` was not accepted: unknown instance, wrong zone, or another protocol. The agent reports it and ends.
+    /// The `Register` or `Hello` was not accepted: unknown instance, wrong zone, or another protocol. The agent reports it and ends.
     Refused { message: String },
     /// Raise the block device (or find it raised) and make its names in the node. Idempotent.
     Attach { call: u64, device: Device },
@@ -37,8 +41,24 @@ pub enum ToAgent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum FromAgent {
+    Register(Register),
     Hello(Hello),
     Done { call: u64, result: Result<(), DeviceError> },
+}
+
+/// What a node of another Kubernetes says of itself: who it is by its providerID and its labels. An instance that is not known is
+/// made of it; one that is known stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Register {
+    /// `i-` and 8 or 17 hex digits.
+    pub instance_id: String,
+    /// The Kubernetes node's name.
+    pub node_name: String,
+    pub availability_zone: String,
+    pub instance_type: String,
+    /// The node's InternalIP, for an instance that has it too where a subnet of its zone lets it.
+    pub internal_ip: Option<Ipv4Addr>,
 }
 
 /// What an agent says of its node when it connects: who it is, and what the kernel shows now.

@@ -15,7 +15,12 @@ super::describe_request!(DescribeInstancesRequest, "InstanceId");
 super::describe_request!(DescribeInstanceTypesRequest, "InstanceType", include_unsupported_in_region);
 
 /// When the world's instances were started: nobody saw it.
-pub const LAUNCHED: model_aws::At = model_aws::At(1_704_067_200_000);
+const LAUNCHED: model_aws::At = model_aws::At(1_704_067_200_000);
+
+/// When an instance was started.
+pub fn launched(instance: &Instance) -> model_aws::At {
+    instance.launched.unwrap_or(LAUNCHED)
+}
 
 /// The image of the world's instances.
 pub const IMAGE: &str = "ami-0ebb71de000000001";
@@ -196,7 +201,7 @@ impl InterfaceAttachment {
             attachment_id: derived("eni-attach", &instance.interface.id),
             device_index: 0,
             status: "attached",
-            attach_time: time(LAUNCHED),
+            attach_time: time(launched(instance)),
             delete_on_termination: true,
             network_card_index: 0,
             instance_id: whole.then(|| instance.id.to_string()),
@@ -230,7 +235,7 @@ impl InstanceXml {
             ami_launch_index: 0,
             product_codes: Vec::new(),
             instance_type: instance.instance_type.clone(),
-            launch_time: time(LAUNCHED),
+            launch_time: time(launched(instance)),
             placement: Placement {
                 availability_zone: instance.zone.clone(),
                 availability_zone_id: network.zone(&instance.zone).map(|zone| zone.id.clone()),

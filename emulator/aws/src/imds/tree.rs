@@ -9,7 +9,7 @@ use model_aws::ec2::{Instance, InstanceType, State};
 use model_aws::{At, Aws};
 
 use crate::auth::{Auth, Session};
-use crate::ec2::instances::{IMAGE, LAUNCHED, NODE_ROLE, derived, profile_arn, profile_id};
+use crate::ec2::instances::{IMAGE, NODE_ROLE, derived, launched, profile_arn, profile_id};
 
 /// The versions that IMDS has; each has all paths.
 const VERSIONS: [&str; 29] = [
@@ -228,7 +228,7 @@ fn dynamic(state: &State, instance: &Instance) -> Dir {
         "instanceId": instance.id,
         "instanceType": instance.instance_type,
         "kernelId": null,
-        "pendingTime": seconds(LAUNCHED),
+        "pendingTime": seconds(launched(instance)),
         "privateIp": instance.private_ip,
         "ramdiskId": null,
         "region": network.region,

@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use emulator_common::sigv4::{self, Signable, Signer};
 use k8s_openapi::api::core::v1::Node;
+use model_common::agent::Register;
 use serde::Deserialize;
 
 use super::Alone;
 use crate::NodeConfig;
+use crate::agent::{self, AgentError};
 
+/// The type of an instance whose Node has no label for it.
+const TYPE: &str = "m5.large";
 /// Between two questions to an endpoint or a cluster that is not there yet.
 const AGAIN: Duration = Duration::from_millis(250);
 /// How long one question may take.
@@ -32,11 +36,19 @@ pub enum Who {
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
     #[error(
-        "the world of {endpoint} has no instance {instance}; it has {known}. Give one of these as the Node's providerID \
-         (aws:///ZONE/INSTANCE) or by --instance-id, or add to the `instances` of the world that `ebbtide up --world FILE` reads first: \
-         {{privateIp: ADDRESS-IN-A-SUBNET, zone: {zone}, type: m5.large, id: {instance}}}"
+        "the world of {endpoint} has no instance {instance}; it has {known}. Give one of these by --instance-id, or say --node-name: a \
+         Node of Kubernetes with the providerID aws:///ZONE/{instance} is registered. Or add to the `instances` of the world that \
+         `ebbtide up --world FILE` reads first: {{privateIp: ADDRESS-IN-A-SUBNET, zone: ZONE, type: m5.large, id: {instance}}}"
     )]
-    Unknown { endpoint: String, instance: String, zone: String, known: String },
+    Unknown { endpoint: String, instance: String, known: String },
+    #[error("the Node {node} cannot be registered as {instance} at {endpoint}")]
+    Register {
+        node: String,
+        endpoint: String,
+        instance: String,
+        #[source]
+        source: AgentError,
+    },
     #[error("the Node {node} says the providerID {provider:?}, which is none of AWS: start its kubelet with --provider-id=aws:///ZONE/i-…")]
     Foreign { node: String, provider: String },
     #[error("the Node {node} says that it is in {says}, and the world of {endpoint} has {instance} in {has}")]
@@ -71,31 +83,46 @@ struct Known {
     private_ip: String,
 }
 
-/// Finds out who we are; waits for what is not there yet.
-pub(super) async fn claim(alone: &Alone) -> Result<NodeConfig, ClaimError> {
-    let (instance, name, zone) = match &alone.who {
-        Who::Instance(id) => (id.clone(), None, None),
+/// The instance that this node is.
+pub(super) struct Claimed {
+    pub config: NodeConfig,
+    /// What made it one, or would have; none: it was named by its id.
+    pub register: Option<Register>,
+}
+
+/// Finds out who we are; waits for what is not there yet. A Node that is no instance yet is registered.
+pub(super) async fn claim(alone: &Alone) -> Result<Claimed, ClaimError> {
+    let endpoint = alone.endpoint.clone();
+    let (instance, register) = match &alone.who {
+        Who::Instance(id) => (id.clone(), None),
         Who::Node { name, kubeconfig } => {
-            let (zone, instance) = provider_id(name, kubeconfig.as_ref()).await?;
-            (instance, Some(name.clone()), Some(zone))
+            let wish = registration(name, kubeconfig.as_ref()).await?;
+            let instance = wish.instance_id.clone();
+            agent::register(&endpoint, &wish).await.map_err(|source| ClaimError::Register {
+                node: name.clone(),
+                endpoint: endpoint.clone(),
+                instance: instance.clone(),
+                source,
+            })?;
+            (instance, Some(wish))
         }
     };
-    let info = info(&alone.endpoint).await?;
-    let endpoint = alone.endpoint.clone();
+    let info = info(&endpoint).await?;
     let known = info.nodes.iter().map(|node| format!("{} ({})", node.instance_id, node.zone)).collect::<Vec<_>>().join(", ");
     let Some(node) = info.nodes.into_iter().find(|node| node.instance_id == instance) else {
-        return Err(ClaimError::Unknown { endpoint, instance, zone: zone.unwrap_or_else(|| "ZONE".to_owned()), known });
+        return Err(ClaimError::Unknown { endpoint, instance, known });
     };
-    if let Some(says) = zone.filter(|says| *says != node.zone) {
-        return Err(ClaimError::Zone { node: name.unwrap_or_default(), says, endpoint, instance, has: node.zone });
+    if let Some(wish) = register.as_ref().filter(|wish| wish.availability_zone != node.zone) {
+        let (node_name, says) = (wish.node_name.clone(), wish.availability_zone.clone());
+        return Err(ClaimError::Zone { node: node_name, says, endpoint, instance, has: node.zone });
     }
     let data = alone.data.clone().unwrap_or(info.data_directory);
     // Its first file; a directory that a container's runtime made for want of the real one is empty.
     if !data.join("world.yaml").is_file() {
         return Err(ClaimError::Elsewhere(data));
     }
-    Ok(NodeConfig {
-        name: name.unwrap_or(node.name),
+    let config = NodeConfig {
+        name: register.as_ref().map_or(node.name, |wish| wish.node_name.clone()),
         instance_id: instance,
         region: info.region,
         zone: node.zone,
@@ -110,7 +137,8 @@ pub(super) async fn claim(alone: &Alone) -> Result<NodeConfig, ClaimError> {
         first_loop: alone.first_loop,
         efs_socket: alone.efs_socket.clone(),
         efs_utils: None,
-    })
+    };
+    Ok(Claimed { config, register })
 }
 
 /// Asks the endpoint until it answers.
@@ -145,8 +173,8 @@ fn say_once(said: &mut String, text: impl FnOnce() -> String) {
     }
 }
 
-/// Zone and instance id of a Kubernetes node, as soon as it is there and has them.
-async fn provider_id(node: &str, kubeconfig: Option<&PathBuf>) -> Result<(String, String), ClaimError> {
+/// What a Kubernetes node is registered by, as soon as it is there and has a providerID.
+async fn registration(node: &str, kubeconfig: Option<&PathBuf>) -> Result<Register, ClaimError> {
     let failed = |error: &dyn std::error::Error| ClaimError::Kubernetes(crate::host::chain(error));
     let config = match kubeconfig {
         Some(path) => {
@@ -159,9 +187,9 @@ async fn provider_id(node: &str, kubeconfig: Option<&PathBuf>) -> Result<(String
     let mut said = String::new();
     loop {
         match nodes.get(node).await {
-            Ok(found) => match found.spec.and_then(|spec| spec.provider_id) {
+            Ok(found) => match found.spec.as_ref().and_then(|spec| spec.provider_id.clone()) {
                 Some(provider) => {
-                    return parse_provider_id(&provider).ok_or_else(|| ClaimError::Foreign { node: node.to_owned(), provider });
+                    return of_node(node, &found, &provider).ok_or_else(|| ClaimError::Foreign { node: node.to_owned(), provider });
                 }
                 None => say_once(&mut said, || format!("the Node {node} has no providerID yet")),
             },
@@ -173,6 +201,23 @@ async fn provider_id(node: &str, kubeconfig: Option<&PathBuf>) -> Result<(String
         }
         tokio::time::sleep(AGAIN).await;
     }
+}
+
+/// The registration of a node; none: its providerID is none of AWS.
+fn of_node(name: &str, node: &Node, provider: &str) -> Option<Register> {
+    let (availability_zone, instance_id) = parse_provider_id(provider)?;
+    let label = |key: &str| node.metadata.labels.as_ref()?.get(key).cloned();
+    let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    let internal_ip = addresses.filter(|address| address.type_ == "InternalIP").find_map(|address| address.address.parse().ok());
+    Some(Register {
+        instance_id,
+        node_name: name.to_owned(),
+        availability_zone,
+        instance_type: label("node.kubernetes.io/instance-type")
+            .or_else(|| label("beta.kubernetes.io/instance-type"))
+            .unwrap_or_else(|| TYPE.to_owned()),
+        internal_ip,
+    })
 }
 
 /// `aws:///us-east-1a/i-0123…` → zone and instance id.

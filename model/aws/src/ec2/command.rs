@@ -7,7 +7,7 @@ use super::lock::LockSnapshot;
 use super::network::Rule;
 use super::token::{fingerprint, in_order};
 use super::volume::Volume;
-use super::{Effect, Held, Kind, MetadataChange, Reject, Reply, State, TagItem};
+use super::{Effect, Held, Kind, MetadataChange, Registration, Reject, Reply, State, TagItem};
 use crate::{At, kms};
 
 /// A request that changes something. Ids are as the client wrote them.
@@ -64,6 +64,8 @@ pub enum Command {
     DeleteSecurityGroup {
         group_id: String,
     },
+    /// Not of EC2's API: a node of another Kubernetes tells that it is there.
+    Register(Registration),
     AuthorizeIngress(RuleChange),
     RevokeIngress(RuleChange),
     AuthorizeEgress(RuleChange),
@@ -149,6 +151,7 @@ impl State {
                 self.plan_security_group(name, description, vpc_id.as_deref(), tags)
             }
             Command::DeleteSecurityGroup { group_id } => self.plan_delete_security_group(group_id),
+            Command::Register(new) => self.plan_register(new, |_| false).map(drop),
             Command::AuthorizeIngress(change) => self.plan_authorize(change, true).map(drop),
             Command::AuthorizeEgress(change) => self.plan_authorize(change, false).map(drop),
             Command::RevokeIngress(change) => self.plan_revoke(change, true).map(drop),
@@ -201,6 +204,7 @@ impl State {
                 self.create_security_group(name, description, vpc_id.as_deref(), tags, out)
             }
             Command::DeleteSecurityGroup { group_id } => self.delete_security_group(group_id, out),
+            Command::Register(new) => self.register(at, new, |_| false, out),
             Command::AuthorizeIngress(change) => self.authorize(change, true, out),
             Command::AuthorizeEgress(change) => self.authorize(change, false, out),
             Command::RevokeIngress(change) => self.revoke(change, true, out),

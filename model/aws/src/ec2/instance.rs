@@ -8,13 +8,14 @@ use super::instance_types::InstanceType;
 use super::metadata::Metadata;
 use super::network::Network;
 use super::{Effect, Failure, RETRY, State, Tags, Timer, Work};
-use crate::world::World;
+use crate::At;
+use crate::world::{World, dns_name, own_id};
 
-/// An instance of the world.
+/// An instance: of the world, or registered by an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Instance {
     pub id: InstanceId,
-    /// Its place in the world; describe calls list by it.
+    /// Its place in the world, those registered after it; describe calls list by it.
     pub order: usize,
     pub instance_type: String,
     pub zone: String,
@@ -25,6 +26,8 @@ pub struct Instance {
     pub private_dns_name: String,
     /// The Kubernetes node's name; none where it is not a node, so that nobody raises devices in it.
     pub node: Option<String>,
+    /// When it was registered; none: the world had it from the start.
+    pub launched: Option<At>,
     pub root_device: String,
     pub interface: Interface,
     pub tags: Tags,
@@ -80,40 +83,66 @@ impl Instance {
     }
 }
 
+/// What one instance differs in from another.
+pub(super) struct Parts {
+    pub id: InstanceId,
+    pub order: usize,
+    pub instance_type: String,
+    pub zone: String,
+    pub subnet_id: String,
+    pub private_ip: Ipv4Addr,
+    pub node: Option<String>,
+    pub tags: Tags,
+    pub launched: Option<At>,
+}
+
+pub(super) fn instance(seed: u64, network: &Network, parts: Parts) -> Instance {
+    let [a, b, c, d] = parts.private_ip.octets();
+    let mut tags = parts.tags;
+    if parts.node.is_some() {
+        tags.entry("Name".to_owned()).or_insert_with(|| "ebbtide-node".to_owned());
+    }
+    Instance {
+        id: parts.id,
+        order: parts.order,
+        instance_type: parts.instance_type,
+        zone: parts.zone,
+        subnet_id: parts.subnet_id,
+        vpc_id: network.vpc.id.clone(),
+        private_ip: parts.private_ip,
+        node: parts.node,
+        private_dns_name: dns_name(&network.region, parts.private_ip),
+        launched: parts.launched,
+        root_device: "/dev/xvda".to_owned(),
+        interface: Interface {
+            id: own_id(seed, "eni", parts.order),
+            security_groups: network.default_security_group().map(|group| group.id.clone()).into_iter().collect(),
+            mac: format!("0a:ff:{a:02x}:{b:02x}:{c:02x}:{d:02x}"),
+            tags: Tags::new(),
+        },
+        tags,
+        metadata: Metadata::default(),
+        agent: Agent::Away,
+        strays: BTreeMap::new(),
+    }
+}
+
 /// The instances that a world has, each with its interface in the default security group.
 pub(super) fn of_world(world: &World, network: &Network) -> BTreeMap<InstanceId, Instance> {
-    let group = network.default_security_group().map(|group| group.id.clone());
-    let instances = world.instances.iter().enumerate().map(|(index, instance)| {
+    let instances = world.instances.iter().enumerate().map(|(index, given)| {
         let id: InstanceId = world.instance_id(index).into();
-        let name = world.dns_name(instance.private_ip);
-        let [a, b, c, d] = instance.private_ip.octets();
-        let mut tags: Tags = instance.tags.clone();
-        if instance.node {
-            tags.entry("Name".to_owned()).or_insert_with(|| "ebbtide-node".to_owned());
-        }
-        let record = Instance {
+        let parts = Parts {
             id: id.clone(),
             order: index,
-            instance_type: instance.instance_type.clone(),
-            zone: instance.zone.clone(),
-            subnet_id: world.subnet_of(instance).map(|subnet| world.own_id("subnet", subnet)).unwrap_or_default(),
-            vpc_id: network.vpc.id.clone(),
-            private_ip: instance.private_ip,
-            node: instance.node.then(|| name.clone()),
-            private_dns_name: name,
-            root_device: "/dev/xvda".to_owned(),
-            interface: Interface {
-                id: world.own_id("eni", index),
-                security_groups: group.iter().cloned().collect(),
-                mac: format!("0a:ff:{a:02x}:{b:02x}:{c:02x}:{d:02x}"),
-                tags: Tags::new(),
-            },
-            tags,
-            metadata: Metadata::default(),
-            agent: Agent::Away,
-            strays: BTreeMap::new(),
+            instance_type: given.instance_type.clone(),
+            zone: given.zone.clone(),
+            subnet_id: world.subnet_of(given).map(|subnet| world.own_id("subnet", subnet)).unwrap_or_default(),
+            private_ip: given.private_ip,
+            node: given.node.then(|| world.dns_name(given.private_ip)),
+            tags: given.tags.clone(),
+            launched: None,
         };
-        (id, record)
+        (id, instance(world.seed, network, parts))
     });
     instances.collect()
 }

@@ -13,6 +13,8 @@ use crate::{Dirty, LoadError};
 const VOLUMES: &str = "ec2.volumes";
 const SNAPSHOTS: &str = "ec2.snapshots";
 const TOKENS: &str = "ec2.tokens";
+/// Those that agents registered; the world's own need none.
+const INSTANCES: &str = "ec2.instances";
 const SECURITY_GROUPS: &str = "ec2.securityGroups";
 /// By instance.
 const LEFTOVERS: &str = "ec2.leftovers";
@@ -24,7 +26,8 @@ const METADATA: &str = "ec2.metadata";
 const NEXT: &str = "ec2.next";
 
 /// The tables of this machine's records.
-pub const TABLES: &[&str] = &[VOLUMES, SNAPSHOTS, TOKENS, SECURITY_GROUPS, LEFTOVERS, WORLD_TAGS, METADATA, NEXT];
+/// Instances first: what others hold of an instance goes to it.
+pub const TABLES: &[&str] = &[INSTANCES, VOLUMES, SNAPSHOTS, TOKENS, SECURITY_GROUPS, LEFTOVERS, WORLD_TAGS, METADATA, NEXT];
 
 /// A record that differs from what was saved.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +35,7 @@ pub(super) enum Changed {
     Volume(VolumeKey),
     Snapshot(SnapshotKey),
     Token(String),
+    Instance(InstanceId),
     SecurityGroup(String),
     Leftovers(InstanceId),
     WorldTags(String),
@@ -67,6 +71,7 @@ impl State {
                     let value = self.tokens.get(&name);
                     record(TOKENS, name, value)
                 }
+                Changed::Instance(id) => record(INSTANCES, id.to_string(), self.registered(&id).as_ref()),
                 Changed::SecurityGroup(id) => {
                     let value = self.network.security_groups.get(&id);
                     record(SECURITY_GROUPS, id, value)
@@ -102,6 +107,7 @@ impl State {
             TOKENS => {
                 self.tokens.insert(key.to_owned(), parse(table, key, value)?);
             }
+            INSTANCES => self.insert_registered(key, parse(table, key, value)?),
             SECURITY_GROUPS => {
                 self.network.security_groups.insert(key.to_owned(), parse(table, key, value)?);
             }

@@ -25,6 +25,10 @@ pub enum Reject {
     NoSuchZone {
         zone: String,
     },
+    /// No subnet of the zone has an address left for an instance.
+    NoFreeAddress {
+        zone: String,
+    },
     MissingParameter(String),
     InvalidParameterValue {
         message: String,
@@ -222,6 +226,7 @@ pub fn reject_to_error(reject: &Reject) -> (&'static str, String, u16) {
         }
         NotFound { kind, ids } => not_found(*kind, ids),
         NoSuchZone { zone } => ("InvalidZone.NotFound", format!("The zone '{zone}' does not exist.")),
+        NoFreeAddress { zone } => ("InsufficientFreeAddressesInSubnet", format!("The subnets of '{zone}' do not have enough free addresses.")),
         MissingParameter(name) => ("MissingParameter", format!("The request must contain the parameter {name}")),
         InvalidParameterValue { message } => ("InvalidParameterValue", message.clone()),
         UnknownVolumeType(name) => ("UnknownVolumeType", format!("Unknown volume type: {name}")),

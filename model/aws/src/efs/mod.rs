@@ -135,8 +135,6 @@ pub struct State {
     region: String,
     delays: Delays,
     limits: Limits,
-    /// Addresses that instances of the world have.
-    taken: BTreeSet<Ipv4Addr>,
     /// The key of the next thing made; keys are never used again.
     next: Key,
     next_dirty: bool,
@@ -160,7 +158,6 @@ impl State {
             region: world.region.clone(),
             delays: Delays::of(profile),
             limits: LIMITS,
-            taken: world.instances.iter().map(|instance| instance.private_ip).collect(),
             next: 1,
             next_dirty: false,
             file_systems: Table::default(),
@@ -172,6 +169,11 @@ impl State {
             points_of: BTreeMap::new(),
             addresses: BTreeMap::new(),
         }
+    }
+
+    /// Whether a mount target has this address.
+    pub(crate) fn has_address(&self, ip: &Ipv4Addr) -> bool {
+        self.addresses.contains_key(ip)
     }
 
     /// Takes back a saved record; false when the table is not of this machine.

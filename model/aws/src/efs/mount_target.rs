@@ -107,7 +107,7 @@ impl State {
             _ => network.default_security_group().map(|group| group.id.clone()).into_iter().collect(),
         };
         self.check_groups(ec2, &subnet.vpc_id, &groups)?;
-        let ip = self.address(subnet, new.ip_address.as_deref())?;
+        let ip = self.address(ec2, subnet, new.ip_address.as_deref())?;
         if self.mount_targets.iter().filter(|(_, row)| row.vpc_id == subnet.vpc_id).count() >= self.limits.mount_targets {
             return Err(Reject::MountTargetLimit(self.limits.mount_targets));
         }
@@ -132,8 +132,9 @@ impl State {
     }
 
     /// The address asked for, or the first free one of the subnet.
-    fn address(&self, subnet: &ec2::network::Subnet, wish: Option<&str>) -> Result<Ipv4Addr, Reject> {
-        let free = |ip: &Ipv4Addr| !self.taken.contains(ip) && !self.addresses.contains_key(ip);
+    fn address(&self, ec2: &ec2::State, subnet: &ec2::network::Subnet, wish: Option<&str>) -> Result<Ipv4Addr, Reject> {
+        let instances = ec2.addresses();
+        let free = |ip: &Ipv4Addr| !instances.contains(ip) && !self.addresses.contains_key(ip);
         match wish {
             None => subnet.cidr.hosts().find(free).ok_or_else(|| Reject::NoFreeAddress(subnet.id.clone())),
             Some(text) => {

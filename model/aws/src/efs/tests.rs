@@ -470,7 +470,7 @@ fn check(bench: &Bench) {
     let mut addresses = BTreeSet::new();
     for target in bench.efs.mount_targets() {
         assert!(places.insert((target.file_system, target.zone.clone())), "two mount targets in a zone");
-        assert!(addresses.insert(target.ip) && !bench.efs.taken.contains(&target.ip), "an address is taken twice");
+        assert!(addresses.insert(target.ip) && !bench.ec2.addresses().contains(&target.ip), "an address is taken twice");
         assert!(bench.efs.file_system(&target.file_system_id).is_ok(), "a mount target of nothing");
     }
     for (_, point) in bench.efs.access_points.iter() {
