@@ -35,6 +35,9 @@ pub enum Command {
     Demo(DemoArgs),
     /// Run a scenario in virtual time, or on real devices with --live.
     Run(RunArgs),
+    Search(crate::search::SearchArgs),
+    Replay(crate::search::ReplayArgs),
+    Trace(crate::search::TraceArgs),
     /// Work with nodes.
     Node(NodeArgs),
     /// Make trouble: throttled, lost and late API calls, stuck attachments, devices that come late, nodes out of reach.
@@ -233,18 +236,30 @@ pub struct DemoArgs {
 pub struct RunArgs {
     #[command(flatten)]
     pub data: DataArgs,
-    /// A scenario file, or the name of one in the library.
-    #[arg(required_unless_present_any = ["list", "schema"])]
-    pub scenario: Option<String>,
+    /// Scenario files, directories of them, or names in the library.
+    #[arg(required_unless_present_any = ["list", "schema"], value_name = "SCENARIO")]
+    pub scenarios: Vec<String>,
     /// Run on the real devices of a running ebbtide (start one with `ebbtide up`).
     #[arg(long)]
     pub live: bool,
     /// The seed of all choices in virtual time.
     #[arg(long, conflicts_with = "live")]
     pub seed: Option<u64>,
-    /// Run with every seed of a range: `1..100`.
-    #[arg(long, conflicts_with_all = ["live", "seed"], value_name = "A..B")]
+    /// Run with every seed of a range, until one fails: `1..100`.
+    #[arg(long, conflicts_with_all = ["live", "seed", "trace"], value_name = "A..B")]
     pub seeds: Option<String>,
+    /// How many runs at a time with --seeds; as many as there are cores when absent.
+    #[arg(long, requires = "seeds", value_name = "N")]
+    pub jobs: Option<usize>,
+    /// Record what happens in a file, for `ebbtide replay` and `ebbtide trace`.
+    #[arg(long, conflicts_with = "live", value_name = "FILE")]
+    pub trace: Option<std::path::PathBuf>,
+    /// Draw what happens: one page for a browser, with a timeline and the same in words.
+    #[arg(long, conflicts_with_all = ["live", "seeds"], value_name = "FILE.html")]
+    pub report: Option<std::path::PathBuf>,
+    /// Write the verdicts as JUnit XML, for CI.
+    #[arg(long, conflicts_with = "seeds", value_name = "FILE.xml")]
+    pub junit: Option<std::path::PathBuf>,
     /// List the scenarios of the library.
     #[arg(long)]
     pub list: bool,

@@ -14,6 +14,7 @@ mod node;
 mod output;
 mod registrar;
 mod run;
+mod search;
 mod state;
 mod status;
 mod up;
@@ -76,6 +77,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Run(args) => run::run(&args),
+        Command::Search(args) => search::search(&args),
+        Command::Replay(args) => search::replay(&args),
+        Command::Trace(args) => search::trace(&args),
         Command::Node(args) => node::node(args),
         Command::Fault(args) => fault::fault(&args),
         Command::Kind(args) => kind::kind(&args),

@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use scenarios::language::EngineName;
 use scenarios::report::{OpReport, StepReport, Verdict};
+use scenarios::search::Trace;
 use scenarios::{Observer, Report, Scenario};
 
 use crate::args::{Format, RunArgs};
@@ -18,23 +19,100 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if args.list {
         return list(args.data.output);
     }
-    let name = args.scenario.as_deref().context("which scenario? `ebbtide run --list` shows the library")?;
-    let scenario = scenarios::load(name)?;
-    let reports = match (&args.seeds, args.live) {
-        (Some(range), _) => many(&scenario, range)?,
-        (None, true) => vec![live(&scenario, args)?],
-        (None, false) => vec![scenarios::world::run(&scenario, args.seed.unwrap_or(scenario.spec.seed))],
+    if args.scenarios.is_empty() {
+        bail!("which scenario? `ebbtide run --list` shows the library");
+    }
+    let mut all = Vec::new();
+    for name in &args.scenarios {
+        all.extend(scenarios::load_all(name)?);
+    }
+    let reports = match (&all[..], &args.seeds) {
+        ([scenario], Some(range)) => return seeds(scenario, range, args),
+        (_, Some(_)) => bail!("--seeds takes one scenario, not {}", all.len()),
+        ([scenario], None) => vec![one(scenario, args)?],
+        (_, None) => several(&all, args)?,
     };
     match args.data.output {
-        Format::Json if args.seeds.is_none() => println!("{}", serde_json::to_string_pretty(&reports[0])?),
+        Format::Json if all.len() == 1 => println!("{}", serde_json::to_string_pretty(&reports[0])?),
         Format::Json => println!("{}", serde_json::to_string_pretty(&reports)?),
-        // A live run was told step by step already.
-        Format::Text if args.live => {}
-        Format::Text if args.seeds.is_none() => print!("{}", reports[0].to_text()),
-        Format::Text => summary(&scenario, &reports),
+        // Told already: a live run step by step, several line by line.
+        Format::Text if args.live || all.len() > 1 => {}
+        Format::Text => print!("{}", reports[0].to_text()),
+    }
+    if let Some(file) = &args.junit {
+        std::fs::write(file, scenarios::report::junit(&reports, again)).with_context(|| format!("cannot write {}", file.display()))?;
     }
     let failed = reports.iter().any(|report| !report.passed);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The command that shows a report's run again.
+fn again(report: &Report) -> String {
+    match report.seed {
+        Some(seed) => format!("ebbtide run {} --seed {seed}", report.scenario),
+        None => format!("ebbtide run {} --live", report.scenario),
+    }
+}
+
+fn one(scenario: &Scenario, args: &RunArgs) -> anyhow::Result<Report> {
+    let wanted = if args.live { EngineName::Live } else { EngineName::Sim };
+    if !scenario.plays_in(wanted) {
+        let (only, how) = if args.live { ("in virtual time", "without --live") } else { ("on real devices", "with --live") };
+        bail!("{} can be played only {only}; run it {how}", scenario.metadata.name);
+    }
+    if args.live {
+        return live(scenario, args);
+    }
+    let seed = args.seed.unwrap_or(scenario.spec.seed);
+    if args.trace.is_none() && args.report.is_none() {
+        return Ok(scenarios::world::run(scenario, seed));
+    }
+    let (trace, report) = Trace::record(scenario, seed);
+    if let Some(file) = &args.trace {
+        std::fs::write(file, trace.to_lines()?).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    if let Some(file) = &args.report {
+        crate::search::picture(file, &trace, &report, &again(&report))?;
+    }
+    Ok(report)
+}
+
+/// Plays many scenarios, each told in one line.
+fn several(all: &[Scenario], args: &RunArgs) -> anyhow::Result<Vec<Report>> {
+    if args.trace.is_some() || args.report.is_some() {
+        bail!("--trace and --report take one scenario, not {}", all.len());
+    }
+    let wanted = if args.live { EngineName::Live } else { EngineName::Sim };
+    let width = all.iter().map(|scenario| scenario.metadata.name.chars().count()).max().unwrap_or(0);
+    let text = args.data.output == Format::Text;
+    let mut reports = Vec::new();
+    let mut skipped = 0;
+    for scenario in all {
+        if !scenario.plays_in(wanted) {
+            skipped += 1;
+            continue;
+        }
+        let report = one(scenario, args)?;
+        if text {
+            let verdict = match (&scenario.spec.expect, report.passed) {
+                (Some(expect), true) => format!("ok, {} violated as expected", expect.violated),
+                (None, true) => "ok".into(),
+                (_, false) => "FAILED".into(),
+            };
+            let time = report.virtual_time.map(|time| format!("{} virtual, ", scenarios::report::short(time))).unwrap_or_default();
+            println!("{:<width$}  {verdict} ({time}{} real)", scenario.metadata.name, scenarios::report::short(report.wall));
+            if !report.passed {
+                print!("{}", report.to_text());
+            }
+        }
+        reports.push(report);
+    }
+    if text {
+        let failed = reports.iter().filter(|report| !report.passed).count();
+        let skipped = if skipped > 0 { format!(", {skipped} only for the other world") } else { String::new() };
+        println!("{} passed, {failed} failed{skipped}", reports.len() - failed);
+    }
+    Ok(reports)
 }
 
 fn list(format: Format) -> anyhow::Result<ExitCode> {
@@ -63,7 +141,7 @@ fn live(scenario: &Scenario, args: &RunArgs) -> anyhow::Result<Report> {
         kubeconfig: up.kubeconfig,
         credentials: (up.access_key, secret),
     };
-    let quiet = args.data.output == Format::Json;
+    let quiet = args.data.output == Format::Json || args.scenarios.len() > 1;
     Ok(runtime.block_on(async {
         match quiet {
             true => scenarios::live::run(scenario, &target, &mut scenarios::Silent).await,
@@ -73,7 +151,7 @@ fn live(scenario: &Scenario, args: &RunArgs) -> anyhow::Result<Report> {
 }
 
 /// `1..100`: both ends count.
-fn range(text: &str) -> anyhow::Result<std::ops::RangeInclusive<u64>> {
+pub fn range(text: &str) -> anyhow::Result<std::ops::RangeInclusive<u64>> {
     let parsed = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..=to.trim_start_matches('=').parse().ok()?));
     match parsed {
         Some(range) if !range.is_empty() => Ok(range),
@@ -81,28 +159,27 @@ fn range(text: &str) -> anyhow::Result<std::ops::RangeInclusive<u64>> {
     }
 }
 
-fn many(scenario: &Scenario, text: &str) -> anyhow::Result<Vec<Report>> {
+/// One scenario with many seeds, until one fails.
+fn seeds(scenario: &Scenario, text: &str, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let range = range(text)?;
-    let bar = ProgressBar::new(range.end() - range.start() + 1).with_style(
-        ProgressStyle::with_template("{bar:30} {pos}/{len} seeds, {per_sec}, {eta} left").unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
-    let reports = range
-        .map(|seed| {
-            bar.inc(1);
-            scenarios::world::run(scenario, seed)
-        })
-        .collect();
+    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let bar = crate::search::bar(range.end() - range.start() + 1);
+    let outcome = scenarios::search::search(range, jobs, |_| scenario.clone(), |_| bar.inc(1));
     bar.finish_and_clear();
-    Ok(reports)
-}
-
-fn summary(scenario: &Scenario, reports: &[Report]) {
-    let failed: Vec<&Report> = reports.iter().filter(|report| !report.passed).collect();
-    if let Some(first) = failed.first() {
-        print!("{}", first.to_text());
-        println!("  again: ebbtide run {} --seed {}", scenario.metadata.name, first.seed.unwrap_or_default());
+    let failed = outcome.found.as_ref().map(|(_, report)| report);
+    match args.data.output {
+        Format::Json => {
+            println!("{}", serde_json::json!({"scenario": scenario.metadata.name, "played": outcome.played, "failed": failed}));
+        }
+        Format::Text => {
+            if let Some(report) = failed {
+                print!("{}", report.to_text());
+                println!("  again: ebbtide run {} --seed {}", args.scenarios.join(" "), report.seed.unwrap_or_default());
+            }
+            println!("{}: {} runs, {}", scenario.metadata.name, outcome.played, if failed.is_some() { "one failed" } else { "all passed" });
+        }
     }
-    println!("{}: {} passed, {} failed", scenario.metadata.name, reports.len() - failed.len(), failed.len());
+    Ok(if failed.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Tells a live run on the terminal while it goes on.
