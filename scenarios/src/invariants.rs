@@ -4,17 +4,17 @@
 //! [`watch`] is told each thing that happens and keeps what it needs to know, so that its cost follows what a step touched; it is
 //! for the virtual world, which hides nothing.
 
-// The monitors of claims, of the end and of liveness read the rest of what is known.
-#[allow(dead_code)]
 mod attach;
 mod calls;
+mod claims;
 pub mod facts;
-#[allow(dead_code)]
 mod known;
+mod liveness;
 mod mounts;
 mod names;
+mod order;
+mod rest;
 pub mod seen;
-#[allow(dead_code)]
 pub mod table;
 #[cfg(test)]
 mod tests;

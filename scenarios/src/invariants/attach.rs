@@ -76,7 +76,7 @@ impl Attach {
         *count
     }
 
-    /// S1 as EC2 sees it, and S23.
+    /// S1 as EC2 sees it, and S23. Gives the nodes where it is or was.
     pub(super) fn attachments(
         &mut self,
         at: Duration,
@@ -84,7 +84,7 @@ impl Attach {
         instances: &BTreeMap<String, &'static str>,
         known: &mut Known,
         log: &mut Log,
-    ) {
+    ) -> Vec<Sym> {
         let volume = known.names.sym(volume);
         let mut now = BTreeSet::new();
         for instance in instances.keys() {
@@ -109,6 +109,7 @@ impl Attach {
                 });
             }
         }
+        old.union(&now).copied().collect()
     }
 
     /// S1 as the control plane sees it.
@@ -262,6 +263,9 @@ impl Attach {
         }
         if new.is_none() && calls.standing && !known.user {
             log.say(at, Rule::S19, || words("is gone, and no ControllerUnpublishVolume succeeded"));
+        }
+        if was(|old| old.finalizer) && !new.is_some_and(|new| new.finalizer) && calls.standing {
+            log.say(at, Rule::S29, || words("lost its attacher's finalizer, and no ControllerUnpublishVolume succeeded"));
         }
         if new.is_some() {
             self.calls.insert(name, calls);

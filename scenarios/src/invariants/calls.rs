@@ -27,7 +27,29 @@ pub(super) enum Verb {
     Read,
 }
 
+/// Who sends a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Component {
+    Provisioner,
+    Attacher,
+    Resizer,
+    Snapshotter,
+    Kubelet,
+}
+
 impl Verb {
+    pub(super) fn component(self) -> Component {
+        match self {
+            Self::CreateVolume | Self::DeleteVolume => Component::Provisioner,
+            Self::Publish | Self::Unpublish => Component::Attacher,
+            Self::ControllerExpand | Self::Modify => Component::Resizer,
+            Self::CreateSnapshot | Self::DeleteSnapshot => Component::Snapshotter,
+            Self::NodeStage | Self::NodeUnstage | Self::NodePublish | Self::NodeUnpublish | Self::NodeExpand | Self::Read => {
+                Component::Kubelet
+            }
+        }
+    }
+
     /// The name of the RPC.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -68,10 +90,17 @@ pub(super) struct Call {
     pub told: Option<bool>,
 }
 
-/// The calls that their drivers work on, by number.
+/// Which service a call went to, and its number there.
+type Number = (bool, u64);
+
+/// The calls that their drivers work on.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
-    open: BTreeMap<u64, Call>,
+    open: BTreeMap<Number, Call>,
+    /// By volume and node.
+    places: BTreeMap<(Sym, Sym), Vec<Number>>,
+    /// The one that ended last: its caller is told right after.
+    last: Option<(Number, Call)>,
 }
 
 impl Calls {
@@ -98,8 +127,7 @@ impl Calls {
             ControllerCall::ValidateVolumeCapabilities { .. } | ControllerCall::ListSnapshots { .. } => (Verb::Read, none),
         };
         new.node = known.node_name(new.node);
-        self.open.insert(rpc, new);
-        new
+        self.begin((false, rpc), new)
     }
 
     pub(super) fn node_began(&mut self, rpc: u64, node: &str, driver: &str, call: &NodeCall, known: &mut Known) -> Call {
@@ -121,37 +149,75 @@ impl Calls {
             NodeCall::NodeExpandVolume { volume_id, volume_path, .. } => (Verb::NodeExpand, names.sym(volume_id), names.sym(volume_path)),
             NodeCall::NodeGetVolumeStats { .. } | NodeCall::NodeGetCapabilities | NodeCall::NodeGetInfo => (Verb::Read, none, none),
         };
-        self.open.insert(rpc, new);
-        new
+        self.begin((true, rpc), new)
+    }
+
+    fn begin(&mut self, number: Number, call: Call) -> Call {
+        self.open.insert(number, call);
+        if call.verb != Verb::Read {
+            self.places.entry((call.volume, call.node)).or_default().push(number);
+        }
+        call
+    }
+
+    fn remove(&mut self, number: Number) -> Option<Call> {
+        let call = self.open.remove(&number)?;
+        if let Some(numbers) = self.places.get_mut(&(call.volume, call.node)) {
+            numbers.retain(|other| *other != number);
+            if numbers.is_empty() {
+                self.places.remove(&(call.volume, call.node));
+            }
+        }
+        Some(call)
     }
 
     /// The driver has ended its work for a call.
-    pub(super) fn ended(&mut self, rpc: u64) -> Option<Call> {
-        self.open.remove(&rpc)
+    pub(super) fn ended(&mut self, node: bool, rpc: u64) -> Option<Call> {
+        let call = self.remove((node, rpc))?;
+        self.last = Some(((node, rpc), call));
+        Some(call)
     }
 
-    /// The caller was told something before that.
-    pub(super) fn answered(&mut self, rpc: u64, well: bool) {
-        if let Some(call) = self.open.get_mut(&rpc) {
+    /// The caller was told something, before that or right after.
+    pub(super) fn answered(&mut self, node: bool, rpc: u64, well: bool) -> Option<Call> {
+        if let Some(call) = self.open.get_mut(&(node, rpc)) {
             call.told = Some(well);
+            return Some(*call);
         }
+        self.last.filter(|(number, _)| *number == (node, rpc)).map(|(_, call)| call)
     }
 
     /// What a call on a node waits for, nobody waits for any more.
     pub(super) fn kubelet_stopped(&mut self, node: &str, known: &Known) {
         let Some(node) = known.names.find(node) else { return };
-        self.open.values_mut().filter(|call| call.node == node && call.verb >= Verb::NodeStage).for_each(|call| call.told = Some(false));
+        self.open.iter_mut().filter(|((on_node, _), call)| *on_node && call.node == node).for_each(|(_, call)| call.told = Some(false));
     }
 
     /// The driver's node service died with its machine; nothing more comes of its calls.
     pub(super) fn power_lost(&mut self, node: &str, known: &Known) {
         let Some(node) = known.names.find(node) else { return };
-        self.open.retain(|_, call| call.node != node || call.verb < Verb::NodeStage);
+        let lost: Vec<Number> =
+            self.open.iter().filter(|((on_node, _), call)| *on_node && call.node == node).map(|(number, _)| *number).collect();
+        for number in lost {
+            self.remove(number);
+        }
+    }
+
+    /// A call for the same volume that the same component sent before and still waits for. The kubelet unpublishes from several
+    /// targets at once: its table of pending operations has a row a pod there (§3.4).
+    pub(super) fn beside(&self, rpc: u64, call: &Call) -> Option<&Call> {
+        let node = call.verb >= Verb::NodeStage;
+        let numbers = self.places.get(&(call.volume, call.node)).into_iter().flatten().filter(|number| **number != (node, rpc));
+        let mut others = numbers.filter_map(|number| self.open.get(number));
+        others.find(|other| {
+            let targets = call.verb == Verb::NodeUnpublish && other.verb == Verb::NodeUnpublish && call.path != other.path;
+            other.told.is_none() && other.verb.component() == call.verb.component() && !targets
+        })
     }
 
     /// The calls under way; there are few at any time.
-    pub(super) fn open(&self) -> impl Iterator<Item = (u64, &Call)> {
-        self.open.iter().map(|(rpc, call)| (*rpc, call))
+    pub(super) fn open(&self) -> impl Iterator<Item = &Call> {
+        self.open.values()
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Known {
     pub attachment_of: BTreeMap<(Sym, Sym), Sym>,
     /// `attachRequired` of the CSIDrivers.
     pub attach_required: BTreeMap<Sym, bool>,
+    /// The snapshot kinds, by plural and name.
+    pub customs: BTreeMap<(Sym, Id), Arc<Custom>>,
     pub csi_nodes: BTreeMap<Sym, CsiNode>,
     /// How many pods on a node use a volume: by (node, driver), by volume.
     pub node_volumes: BTreeMap<(Sym, Sym), BTreeMap<Sym, usize>>,
@@ -83,6 +85,8 @@ pub(super) struct Attachment {
     pub node: Sym,
     pub attached: bool,
     pub deleting: bool,
+    /// It has its attacher's finalizer.
+    pub finalizer: bool,
 }
 
 #[derive(Debug)]
@@ -132,6 +136,7 @@ pub(super) enum Delta<'a> {
     Custom {
         plural: &'a str,
         object: &'a Arc<Custom>,
+        old: Option<Arc<Custom>>,
         gone: bool,
     },
 }
@@ -198,8 +203,23 @@ impl Known {
         self.names.sym(&uid)
     }
 
+    /// Whether a node says that it is ready.
+    pub(super) fn is_ready(&self, node: Sym) -> bool {
+        self.nodes.get(&node).is_some_and(|node| node.object.is_some() && node.unready_since.is_none())
+    }
+
+    pub(super) fn kubelet_runs(&self, node: Sym) -> bool {
+        self.nodes.get(&node).is_none_or(|node| node.kubelet)
+    }
+
+    /// Whether a driver's volumes are attached: its CSIDriver says so, or it was seen to be.
     pub(super) fn is_attachable(&self, driver: Sym) -> bool {
-        self.attach_required.get(&driver).copied().unwrap_or(true)
+        self.attach_required.get(&driver).copied().unwrap_or(false)
+    }
+
+    pub(super) fn attachments_of(&self, volume: Sym) -> impl Iterator<Item = (Sym, &Attachment)> {
+        let names = self.attachment_of.range((volume, Sym::MIN)..=(volume, Sym::MAX));
+        names.filter_map(|(_, name)| Some((*name, self.attachments.get(name)?)))
     }
 
     /// The PersistentVolumes of a volume.
@@ -223,8 +243,8 @@ impl Known {
         self.pvs.get(&self.names.find(name)?)
     }
 
-    /// A pod as the attach/detach controller names the volumes it wants: driver and handle.
-    fn volumes_of(&self, claims: &[Id]) -> Vec<(Sym, Sym)> {
+    /// The volumes behind claims: driver and handle.
+    pub(super) fn volumes_of(&self, claims: &[Id]) -> Vec<(Sym, Sym)> {
         claims.iter().filter_map(|claim| self.pv_of_claim(*claim)).filter_map(|pv| Some((pv.driver, pv.handle?))).collect()
     }
 }

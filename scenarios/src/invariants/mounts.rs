@@ -1,5 +1,7 @@
 //! What the kernels of the nodes have mounted, and who uses it: S2 to S9 and S22.
 
+mod containers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -8,7 +10,6 @@ use model_common::csi::{Code, Error};
 use super::calls::{Call, Calls, Verb};
 use super::known::Known;
 use super::names::Sym;
-use super::seen::Used;
 use super::table::Rule;
 use super::watch::Log;
 
@@ -80,6 +81,20 @@ impl Mounts {
     /// Whether it is mounted, or a call may be mounting or unmounting it now.
     pub(super) fn is_held(&self, volume: Sym, node: Sym) -> bool {
         self.is_mounted(volume, node) || self.here.get(&(volume, node)).is_some_and(|here| here.busy > 0)
+    }
+
+    /// Where a volume is mounted.
+    pub(super) fn nodes_of(&self, volume: Sym) -> impl Iterator<Item = Sym> {
+        self.here
+            .range((volume, Sym::MIN)..=(volume, Sym::MAX))
+            .map(|((_, node), _)| *node)
+            .filter(move |node| self.is_mounted(volume, *node))
+    }
+
+    /// A path on a node at which a volume is mounted for a pod.
+    pub(super) fn target_of(&self, node: Sym, pod: Sym) -> Option<Sym> {
+        let here = self.mounts.range((node, Sym::MIN)..=(node, Sym::MAX));
+        here.filter(|(_, mount)| mount.role == Role::Published(pod)).map(|((_, path), _)| *path).next()
     }
 
     /// How it is mounted, in words.
@@ -224,7 +239,7 @@ impl Mounts {
         if let Role::Published(pod) = mount.role {
             let unpublishing = |call: &Call| call.verb == Verb::NodeUnpublish && call.node == node && call.path == path;
             if let Some((pod, container)) = self.container_on(node, path)
-                && !calls.open().any(|(_, call)| unpublishing(call))
+                && !calls.open().any(unpublishing)
             {
                 log.say(at, Rule::S9, || {
                     let text = |sym: Sym| known.text(sym);
@@ -280,77 +295,6 @@ impl Mounts {
         self.devices.insert((node, volume), bytes);
     }
 
-    /// S8 and S2.
-    #[allow(clippy::too_many_arguments)] // the fields of one event
-    pub(super) fn started(
-        &mut self,
-        at: Duration,
-        node: &str,
-        pod: &str,
-        container: &str,
-        volumes: &[Used],
-        known: &mut Known,
-        log: &mut Log,
-    ) {
-        for used in volumes.iter().filter(|used| used.claim.is_some() || used.wanted.is_some()) {
-            if used.mounted.is_none() || (used.wanted.is_some() && used.mounted != used.wanted) {
-                log.say(at, Rule::S8, || {
-                    let wanted = used.wanted.as_deref().or(used.claim.as_deref()).unwrap_or_default();
-                    let found = used.mounted.as_deref().unwrap_or("a plain directory");
-                    format!(
-                        "container {container} of pod {pod} on {node} started with {found} where {wanted} ought to be (volume {})",
-                        used.name
-                    )
-                });
-            }
-        }
-        let (node, pod, container) = (known.names.sym(node), known.names.sym(pod), known.names.sym(container));
-        let mut held = Vec::new();
-        for used in volumes.iter().filter(|used| !used.read_only) {
-            let Some(tree) = &used.mounted else { continue };
-            let tree = known.names.sym(tree);
-            if known.pvs_of(tree).any(|(_, pv)| pv.is_single_node() && !pv.is_block() && known.is_attachable(pv.driver)) {
-                held.push(tree);
-                let nodes = self.writers.entry(tree).or_default();
-                *nodes.entry(node).or_default() += 1;
-                two_writers(at, tree, node, nodes, known, log);
-            }
-        }
-        self.running.entry((node, pod)).or_default().insert(container, held);
-    }
-
-    pub(super) fn container_ended(&mut self, node: &str, pod: &str, container: &str, known: &mut Known) {
-        let (node, pod, container) = (known.names.sym(node), known.names.sym(pod), known.names.sym(container));
-        let Some(containers) = self.running.get_mut(&(node, pod)) else { return };
-        let held = containers.remove(&container).unwrap_or_default();
-        if containers.is_empty() {
-            self.running.remove(&(node, pod));
-        }
-        self.release(node, held);
-    }
-
-    fn release(&mut self, node: Sym, held: Vec<Sym>) {
-        for volume in held {
-            let Some(nodes) = self.writers.get_mut(&volume) else { continue };
-            let Some(count) = nodes.get_mut(&node) else { continue };
-            *count -= 1;
-            if *count == 0 {
-                nodes.remove(&node);
-            }
-            if nodes.is_empty() {
-                self.writers.remove(&volume);
-            }
-        }
-    }
-
-    /// S2: a write from a node shows a writer there, whether or not its container is known.
-    pub(super) fn wrote(&mut self, at: Duration, node: &str, tree: &str, known: &mut Known, log: &mut Log) {
-        let (node, tree) = (known.names.sym(node), known.names.sym(tree));
-        if let Some(nodes) = self.writers.get(&tree) {
-            two_writers(at, tree, node, nodes, known, log);
-        }
-    }
-
     /// S22.
     pub(super) fn removed(&self, at: Duration, node: &str, path: &str, tree: Option<&str>, log: &mut Log) {
         if let Some(tree) = tree {
@@ -394,13 +338,5 @@ impl Mounts {
         for key in targets {
             self.targets.remove(&key);
         }
-    }
-}
-
-fn two_writers(at: Duration, volume: Sym, node: Sym, nodes: &BTreeMap<Sym, usize>, known: &Known, log: &mut Log) {
-    if let Some((other, _)) = nodes.iter().find(|(other, _)| **other != node) {
-        log.say(at, Rule::S2, || {
-            format!("{} is ReadWriteOnce and held for writing on {} and {}", known.text(volume), known.text(*other), known.text(node))
-        });
     }
 }

@@ -75,6 +75,22 @@ pub enum Seen<'a> {
         rpc: u64,
         result: &'a Result<csi::NodeReply, csi::Error>,
     },
+    /// A file system was made on a volume, or grew; it spans so many bytes.
+    FileSystem {
+        tree: &'a str,
+        bytes: u64,
+    },
+    /// The content of a snapshot, or of a clone, was fixed. `cut`: the snapshot's id, or the clone's.
+    Cut {
+        cut: &'a str,
+        digest: u64,
+    },
+    /// A volume was filled from a snapshot, or a clone from its source, and has this content now.
+    Filled {
+        volume: &'a str,
+        cut: &'a str,
+        digest: u64,
+    },
     /// Something was mounted. `tree`: the id of the volume or file system.
     Mounted {
         node: &'a str,
@@ -93,6 +109,14 @@ pub enum Seen<'a> {
         path: &'a str,
         tree: Option<&'a str>,
     },
+    /// A file or directory of a kubelet came or went: of a pod (by its uid), or of a volume's staging.
+    Path {
+        node: &'a str,
+        path: &'a str,
+        pod: Option<&'a str>,
+        volume: Option<&'a str>,
+        there: bool,
+    },
     /// A container of a pod (by its uid) started. `volumes`: the claim behind each of its volumes, what ought to be there and what its process finds.
     Started {
         node: &'a str,
@@ -109,6 +133,15 @@ pub enum Seen<'a> {
     Wrote {
         node: &'a str,
         pod: &'a str,
+        tree: &'a str,
+    },
+    /// I/O on a network file system hangs on a node.
+    IoHangs {
+        node: &'a str,
+        tree: &'a str,
+    },
+    IoGoesOn {
+        node: &'a str,
         tree: &'a str,
     },
     /// The kubelet started; `found` volumes it knows from the disk.

@@ -23,7 +23,8 @@ pub struct Invariant {
     pub reach: Reach,
 }
 
-/// The rows by number.
+/// The rows by number. Those whose reach is nowhere have no monitor.
+#[allow(dead_code)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Rule {

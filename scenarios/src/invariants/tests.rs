@@ -1,8 +1,13 @@
 //! For each invariant a small history that violates it and one near miss that does not.
 
 mod attach;
+mod claims;
 mod history;
+mod liveness;
 mod mounts;
+mod node_calls;
+mod order;
+mod rest;
 
 use history::History;
 
@@ -25,6 +30,16 @@ fn hold(pairs: &[Pair]) {
         };
         assert_ne!(found(*bad), [""; 0], "{invariant}: {what}");
         assert_eq!(found(*near), [""; 0], "{invariant}: the near miss of {what}");
+    }
+}
+
+#[test]
+fn every_invariant_that_can_be_seen_has_a_pair() {
+    let pairs = [attach::PAIRS, claims::PAIRS, liveness::PAIRS, mounts::PAIRS, order::PAIRS, rest::PAIRS];
+    for row in crate::invariants::all() {
+        let has = pairs.iter().any(|pairs| pairs.iter().any(|pair| pair.invariant == row.name));
+        let nowhere = matches!(row.reach, crate::invariants::Reach::Nowhere(_));
+        assert_ne!(has, nowhere, "{}", row.name);
     }
 }
 

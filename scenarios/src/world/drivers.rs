@@ -83,9 +83,10 @@ impl World {
     /// The sidecar gives up; the driver learns that its caller went away.
     pub(super) fn call_expired(&mut self, id: CallId) {
         if let Some(waiting) = self.drivers.waiting.remove(&id) {
+            let error = Error::new(Code::DeadlineExceeded, "context deadline exceeded");
+            self.watch.see(self.clock.now(), &Seen::ControllerRpcAnswered { rpc: id, result: &Err(error.clone()) });
             self.driver(waiting.which, &Input::Cancelled { id });
             if self.lives(waiting.from) {
-                let error = Error::new(Code::DeadlineExceeded, "context deadline exceeded");
                 self.trace_answer(waiting.from.number, waiting.name, Some(&error));
                 let input = model_kube::machine::Input::Csi { call: waiting.call, result: Err(error) };
                 self.controller(waiting.from.number, &input);
@@ -99,6 +100,8 @@ impl World {
         for id in ids {
             self.clock.disarm(&Timer::Deadline(id));
             if let Some(waiting) = self.drivers.waiting.remove(&id) {
+                let error = Err(Error::new(Code::Canceled, "context canceled"));
+                self.watch.see(self.clock.now(), &Seen::ControllerRpcAnswered { rpc: id, result: &error });
                 self.driver(waiting.which, &Input::Cancelled { id });
             }
         }

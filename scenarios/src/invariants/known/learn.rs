@@ -24,6 +24,8 @@ impl Known {
             Object::Pod(pod) => Some(self.learn_pod(at, pod, gone)),
             Object::PersistentVolumeClaim(claim) => {
                 let id = self.names.id(claim.metadata.namespace.as_deref(), claim.metadata.name.as_deref());
+                // Duties name it by its uid.
+                self.names.sym(claim.metadata.uid.as_deref().unwrap_or(""));
                 let old = if gone { self.claims.remove(&id) } else { self.claims.insert(id, claim.clone()) };
                 Some(Delta::Claim { id, old, new: (!gone).then_some(claim) })
             }
@@ -42,7 +44,9 @@ impl Known {
                 None
             }
             Object::Custom { plural, object } if &**plural == "volumesnapshots" || &**plural == "volumesnapshotcontents" => {
-                Some(Delta::Custom { plural, object, gone })
+                let key = (self.names.sym(plural), self.names.id(object.metadata.namespace.as_deref(), object.metadata.name.as_deref()));
+                let old = if gone { self.customs.remove(&key) } else { self.customs.insert(key, object.clone()) };
+                Some(Delta::Custom { plural, object, old, gone })
             }
             _ => None,
         };
@@ -200,6 +204,8 @@ impl Known {
     fn learn_attachment<'a>(&mut self, new: &storage::VolumeAttachment, gone: bool) -> Delta<'a> {
         let name = self.names.sym(new.metadata.name.as_deref().unwrap_or(""));
         let node = self.names.sym(&new.spec.node_name);
+        let driver = self.names.sym(&new.spec.attacher);
+        self.attach_required.entry(driver).or_insert(true);
         let pv = new.spec.source.persistent_volume_name.as_deref().map(|pv| self.names.sym(pv));
         let uid = self.names.sym(new.metadata.uid.as_deref().unwrap_or(""));
         let old = self.attachments.remove(&name);
@@ -214,7 +220,9 @@ impl Known {
             self.attachment_of.insert((volume, node), name);
         }
         let attached = new.status.as_ref().is_some_and(|status| status.attached);
-        let state = Attachment { uid, pv, volume, node, attached, deleting: new.metadata.deletion_timestamp.is_some() };
+        let deleting = new.metadata.deletion_timestamp.is_some();
+        let finalizer = new.metadata.finalizers.iter().flatten().any(|name| name.starts_with("external-attacher/"));
+        let state = Attachment { uid, pv, volume, node, attached, deleting, finalizer };
         self.attachments.insert(name, state.clone());
         Delta::Attachment { name, old, new: Some(state) }
     }

@@ -17,7 +17,7 @@ pub struct History {
     watch: Watch,
     at: Duration,
     objects: BTreeMap<Key, Value>,
-    rpc: u64,
+    pub rpc: u64,
 }
 
 fn merge(into: &mut Value, patch: Value) {
@@ -181,6 +181,71 @@ impl History {
         self
     }
 
+    /// What a claim's user wants of it.
+    pub fn claim(&mut self, name: &str, patch: Value) -> &mut Self {
+        self.put(Kind::PersistentVolumeClaim, name, patch)
+    }
+
+    pub fn create(&mut self, name: &str, from: Option<&str>) -> u64 {
+        self.ask(&ControllerCall::CreateVolume {
+            name: name.into(),
+            capacity: csi::CapacityRange::default(),
+            capabilities: Vec::new(),
+            parameters: BTreeMap::new(),
+            mutable_parameters: BTreeMap::new(),
+            content_source: from.map(|snapshot| csi::ContentSource::Snapshot(snapshot.into())),
+            topology: None,
+        })
+    }
+
+    pub fn created(&mut self, name: &str, volume: &str) -> &mut Self {
+        let rpc = self.create(name, None);
+        let volume = csi::Volume { volume_id: volume.into(), ..csi::Volume::default() };
+        self.answer(rpc, Ok(ControllerReply::CreateVolume(volume)))
+    }
+
+    pub fn delete(&mut self, volume: &str) -> u64 {
+        self.ask(&ControllerCall::DeleteVolume { volume_id: volume.into() })
+    }
+
+    pub fn deleted(&mut self, volume: &str) -> &mut Self {
+        let rpc = self.delete(volume);
+        self.answer(rpc, Ok(ControllerReply::DeleteVolume))
+    }
+
+    /// `CreateSnapshot` gave this.
+    pub fn cut(&mut self, name: &str, snapshot: &str, ready: bool) -> &mut Self {
+        let call = ControllerCall::CreateSnapshot { name: name.into(), source_volume_id: "vol".into(), parameters: BTreeMap::new() };
+        let rpc = self.ask(&call);
+        let snapshot = csi::Snapshot {
+            snapshot_id: snapshot.into(),
+            source_volume_id: "vol".into(),
+            size_bytes: 0,
+            creation_time_ms: 0,
+            ready_to_use: ready,
+        };
+        self.answer(rpc, Ok(ControllerReply::CreateSnapshot(snapshot)))
+    }
+
+    /// The control plane grows a volume; a node has to follow.
+    pub fn grown(&mut self, volume: &str, bytes: u64) -> &mut Self {
+        let capacity = csi::CapacityRange::default();
+        let rpc = self.ask(&ControllerCall::ControllerExpandVolume { volume_id: volume.into(), capacity, capability: None });
+        self.answer(rpc, Ok(ControllerReply::ControllerExpandVolume { capacity_bytes: bytes, node_expansion_required: true }))
+    }
+
+    pub fn node_grown(&mut self, node: &str, volume: &str, bytes: u64) -> &mut Self {
+        let call = NodeCall::NodeExpandVolume {
+            volume_id: volume.into(),
+            volume_path: global(volume),
+            staging_target_path: global(volume),
+            capacity: csi::CapacityRange::default(),
+            capability: None,
+        };
+        let rpc = self.node_ask(node, EBS, &call);
+        self.node_answer(rpc, Ok(NodeReply::NodeExpandVolume { capacity_bytes: bytes }))
+    }
+
     pub fn publish(&mut self, volume: &str, instance: &str) -> u64 {
         self.ask(&ControllerCall::ControllerPublishVolume {
             volume_id: volume.into(),
@@ -203,77 +268,6 @@ impl History {
     pub fn unpublished(&mut self, volume: &str, instance: &str) -> &mut Self {
         let rpc = self.unpublish(volume, instance);
         self.answer(rpc, Ok(ControllerReply::ControllerUnpublishVolume))
-    }
-
-    /// A node call begins; its number.
-    pub fn node_ask(&mut self, node: &str, driver: &str, call: &NodeCall) -> u64 {
-        self.rpc += 1;
-        let rpc = self.rpc;
-        self.see(Seen::NodeRpcBegan { rpc, node, driver, call });
-        rpc
-    }
-
-    pub fn node_answer(&mut self, rpc: u64, result: Result<NodeReply, Code>) -> &mut Self {
-        let result = result.map_err(|code| csi::Error::new(code, "told"));
-        self.see(Seen::NodeRpcEnded { rpc, result: &result });
-        self
-    }
-
-    pub fn told(&mut self, rpc: u64, code: Code) -> &mut Self {
-        self.see(Seen::NodeRpcAnswered { rpc, result: &Err(csi::Error::new(code, "told")) });
-        self
-    }
-
-    pub fn stage(&mut self, node: &str, volume: &str) -> u64 {
-        let call = NodeCall::NodeStageVolume {
-            volume_id: volume.into(),
-            publish_context: BTreeMap::new(),
-            staging_target_path: global(volume),
-            capability: capability(AccessMode::SingleNodeWriter),
-            volume_context: BTreeMap::new(),
-        };
-        self.node_ask(node, EBS, &call)
-    }
-
-    pub fn staged(&mut self, node: &str, volume: &str) -> &mut Self {
-        let rpc = self.stage(node, volume);
-        self.mounted(node, &global(volume), volume).node_answer(rpc, Ok(NodeReply::NodeStageVolume))
-    }
-
-    pub fn unstage(&mut self, node: &str, volume: &str) -> u64 {
-        self.node_ask(node, EBS, &NodeCall::NodeUnstageVolume { volume_id: volume.into(), staging_target_path: global(volume) })
-    }
-
-    pub fn unstaged(&mut self, node: &str, volume: &str) -> &mut Self {
-        let rpc = self.unstage(node, volume);
-        self.unmounted(node, &global(volume), volume).node_answer(rpc, Ok(NodeReply::NodeUnstageVolume))
-    }
-
-    pub fn bind(&mut self, node: &str, volume: &str, pod: &str) -> u64 {
-        let call = NodeCall::NodePublishVolume {
-            volume_id: volume.into(),
-            publish_context: BTreeMap::new(),
-            staging_target_path: global(volume),
-            target_path: target(volume, pod),
-            capability: capability(AccessMode::SingleNodeWriter),
-            readonly: false,
-            volume_context: BTreeMap::new(),
-        };
-        self.node_ask(node, EBS, &call)
-    }
-
-    pub fn bound(&mut self, node: &str, volume: &str, pod: &str) -> &mut Self {
-        let rpc = self.bind(node, volume, pod);
-        self.mounted(node, &target(volume, pod), volume).node_answer(rpc, Ok(NodeReply::NodePublishVolume))
-    }
-
-    pub fn unbind(&mut self, node: &str, volume: &str, pod: &str) -> u64 {
-        self.node_ask(node, EBS, &NodeCall::NodeUnpublishVolume { volume_id: volume.into(), target_path: target(volume, pod) })
-    }
-
-    pub fn unbound(&mut self, node: &str, volume: &str, pod: &str) -> &mut Self {
-        let rpc = self.unbind(node, volume, pod);
-        self.unmounted(node, &target(volume, pod), volume).node_answer(rpc, Ok(NodeReply::NodeUnpublishVolume))
     }
 
     pub fn mounted(&mut self, node: &str, path: &str, tree: &str) -> &mut Self {
@@ -317,7 +311,9 @@ impl History {
         self.cloud("vol", &[instance]).device(node, "vol", Some(1 << 30));
         self.answer(rpc, Ok(ControllerReply::ControllerPublishVolume { publish_context: BTreeMap::new() }));
         self.attachment(node, "pv", node, true).lists(node, &["vol"], &["vol"]);
-        self.staged(node, "vol").bound(node, "vol", pod).runs(node, pod, "vol", Some("vol")).phase(Kind::Pod, pod, "Running")
+        self.staged(node, "vol").bound(node, "vol", pod).runs(node, pod, "vol", Some("vol"));
+        let state = json!({"name": "app", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}});
+        self.put(Kind::Pod, pod, json!({"status": {"phase": "Running", "containerStatuses": [state]}}))
     }
 
     /// The pod's way back, as far as its node goes.
@@ -340,7 +336,7 @@ pub fn life(history: &mut History) {
     history.after(5).up("p2", "n2", "i-2").after(30).down("p2", "n2").away("n2", "i-2");
 }
 
-fn capability(mode: AccessMode) -> csi::VolumeCapability {
+pub fn capability(mode: AccessMode) -> csi::VolumeCapability {
     let access = csi::Access::Mount { fs_type: "ext4".into(), mount_flags: Vec::new(), volume_mount_group: String::new() };
     csi::VolumeCapability { access, mode }
 }
