@@ -14,6 +14,11 @@ use serde::ser::{self, Impossible, Serialize};
 
 use crate::error::Ec2Error;
 
+mod element;
+
+pub use element::Fields;
+pub(crate) use element::{Content, element};
+
 const EC2: &str = "http://ec2.amazonaws.com/doc/2016-11-15/";
 const HEAD: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
 
@@ -111,14 +116,21 @@ pub fn request_id() -> String {
         .to_string()
 }
 
+/// Bytes that may have to be escaped: 0xef may begin U+FFFE or U+FFFF.
+static SUSPECT: [bool; 256] = {
+    let mut suspect = [false; 256];
+    let mut byte = 0;
+    while byte < suspect.len() {
+        suspect[byte] = byte < b' ' as usize || matches!(byte as u8, b'<' | b'>' | b'&' | b'"' | 0xef);
+        byte += 1;
+    }
+    suspect
+};
+
 /// Escapes text for element content; characters that XML 1.0 cannot hold become U+FFFD.
 pub fn escape(text: &str) -> Cow<'_, str> {
-    /// Bytes that may need it: 0xef may begin U+FFFE or U+FFFF.
-    fn suspect(byte: u8) -> bool {
-        matches!(byte, b'<' | b'>' | b'&' | b'"' | 0xef) | (byte < b' ')
-    }
-    // Nearly no text has any. All bytes are looked at, so that the compiler takes many at once.
-    if !text.bytes().fold(false, |any, byte| any | suspect(byte)) {
+    // Nearly no text has any. Most are short: a table is faster than comparisons.
+    if !text.bytes().any(|byte| SUSPECT[usize::from(byte)]) {
         return Cow::Borrowed(text);
     }
     let invalid = |c: char| (c < ' ' && !matches!(c, '\t' | '\n')) || matches!(c, '\u{fffe}' | '\u{ffff}');
@@ -135,85 +147,6 @@ pub fn escape(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(out)
-}
-
-/// Appends an element without serde, for rows that an answer shows by the thousand: `element!(out, "size", volume.size)`. The name
-/// is a literal, so that all around the value is copied as constants.
-macro_rules! element {
-    ($out:expr, $name:literal, $value:expr) => {
-        $crate::xml::Content::element($value, $out, (concat!("<", $name, ">"), concat!("</", $name, ">"), concat!("<", $name, "/>")))
-    };
-}
-pub(crate) use element;
-
-/// What [`element`] writes, in the form that serde's writer gives it.
-pub trait Content: Sized {
-    fn write(self, out: &mut String);
-
-    /// `tags`: before, after, and in the place of an empty value.
-    #[inline(always)]
-    fn element(self, out: &mut String, (before, after, empty): (&str, &str, &str)) {
-        out.push_str(before);
-        let inside = out.len();
-        self.write(out);
-        if out.len() == inside {
-            out.truncate(inside - before.len());
-            out.push_str(empty);
-        } else {
-            out.push_str(after);
-        }
-    }
-}
-
-impl Content for &str {
-    fn write(self, out: &mut String) {
-        out.push_str(&escape(self));
-    }
-}
-
-impl Content for u32 {
-    fn write(self, out: &mut String) {
-        out.push_str(itoa::Buffer::new().format(self));
-    }
-}
-
-impl Content for bool {
-    fn write(self, out: &mut String) {
-        out.push_str(if self { "true" } else { "false" });
-    }
-}
-
-impl<T: Display> Content for Text<T> {
-    fn write(self, out: &mut String) {
-        push_display(out, &self.0);
-    }
-}
-
-/// What a closure writes.
-impl<F: FnOnce(&mut String)> Content for Fields<F> {
-    #[inline(always)]
-    fn write(self, out: &mut String) {
-        self.0(out);
-    }
-}
-
-/// Elements inside an element.
-pub struct Fields<F>(pub F);
-
-/// An absent value leaves no element.
-impl<T: Content> Content for Option<T> {
-    fn write(self, out: &mut String) {
-        if let Some(value) = self {
-            value.write(out);
-        }
-    }
-
-    #[inline(always)]
-    fn element(self, out: &mut String, tags: (&str, &str, &str)) {
-        if let Some(value) = self {
-            value.element(out, tags);
-        }
-    }
 }
 
 /// Appends what is displayed, in place: ids and times are written millions of times.
@@ -428,73 +361,4 @@ impl ser::SerializeStruct for Writer<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(serde::Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Volume {
-        volume_id: String,
-        encrypted: bool,
-        iops: Option<u32>,
-        tag_set: Vec<Tag>,
-        attachment_set: Vec<Tag>,
-    }
-
-    #[derive(serde::Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Tag {
-        key: String,
-        value: String,
-    }
-
-    #[test]
-    fn lists_are_items_and_none_is_absent() {
-        let volume = Volume {
-            volume_id: "vol-1".into(),
-            encrypted: false,
-            iops: None,
-            tag_set: vec![Tag { key: "a<b".into(), value: String::new() }],
-            attachment_set: vec![],
-        };
-        let mut out = String::new();
-        write_fields(&mut out, &volume, "item").unwrap();
-        let mut shown = String::new();
-        write_fields(&mut shown, &[Text("c<d"), Text("e")].as_slice(), "item").unwrap();
-        assert_eq!(shown, "<item>c&lt;d</item><item>e</item>");
-        assert_eq!(
-            out,
-            "<volumeId>vol-1</volumeId><encrypted>false</encrypted><tagSet><item><key>a&lt;b</key><value/></item></tagSet><attachmentSet/>"
-        );
-    }
-
-    #[test]
-    fn the_frame_is_the_one_of_ec2() {
-        let body = XmlBody::ok("CreateTags").unwrap();
-        assert_eq!(
-            body.xml,
-            format!(
-                "{HEAD}<CreateTagsResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><requestId>{}</requestId><return>true</return></CreateTagsResponse>",
-                body.request_id
-            )
-        );
-        assert_eq!(uuid::Uuid::parse_str(&body.request_id).unwrap().get_version_num(), 4);
-        assert_ne!(request_id(), request_id());
-    }
-
-    #[test]
-    fn the_error_document_is_the_one_of_ec2() {
-        let error = Ec2Error::new("IncorrectState", "Volume 'vol-x' is in the 'available' state.");
-        assert_eq!(
-            ec2_error(&error, "r"),
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response><Errors><Error><Code>IncorrectState</Code><Message>Volume 'vol-x' is in the 'available' state.</Message></Error></Errors><RequestID>r</RequestID></Response>"
-        );
-    }
-
-    #[test]
-    fn characters_that_xml_cannot_hold_do_not_break_the_document() {
-        assert_eq!(escape("a\u{0}b\rc\"d"), "a\u{fffd}b&#xD;c&quot;d");
-        assert_eq!(escape("\u{fffe}\u{ffff}\u{fffc}\u{e9}\t"), "\u{fffd}\u{fffd}\u{fffc}\u{e9}\t");
-        assert!(matches!(escape("plain \u{e9}"), Cow::Borrowed(_)));
-    }
-}
+mod tests;

@@ -107,9 +107,18 @@ fn what_is_wrong_is_named() {
         ("AvailabilityZone.1=a", "UnknownParameter", "The parameter AvailabilityZone.1 is not recognized"),
         ("AvailabilityZone=a&Filter=z", "InvalidParameterValue", "Value (z) for parameter Filter is invalid. Expected a structure."),
         ("AvailabilityZone=a&AvailabilityZone=b", "InvalidQueryParameter", "The parameter AvailabilityZone is given more than once."),
+        ("VolumeId.1=a&VolumeId.2=b&VolumeId.1=c", "InvalidQueryParameter", "The parameter VolumeId.1 is given more than once."),
+        ("Filter.1.Name=a&Filter.2=&Filter.1.Name=b", "InvalidQueryParameter", "The parameter Filter.1.Name is given more than once."),
     ] {
         assert_eq!(read(text), Err((code.to_owned(), message.to_owned())), "{text}");
     }
+}
+
+#[test]
+fn the_parts_of_a_structure_may_be_anywhere() {
+    let request = read("Filter.2.Name=b&Filter.1.Value.2=y&AvailabilityZone=a&Filter.1.Name=a&Filter.2.Value.1=z&Filter.1.Value.1=x");
+    let filter = |name: &str, values: &[&str]| Filter { name: name.into(), values: values.iter().map(ToString::to_string).collect() };
+    assert_eq!(request.unwrap().filters, [filter("a", &["x", "y"]), filter("b", &["z"])]);
 }
 
 #[test]
