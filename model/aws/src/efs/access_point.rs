@@ -128,7 +128,8 @@ impl State {
     /// The key of an id or ARN.
     pub(super) fn access_point_key(&self, id: &str) -> Result<Key, Reject> {
         let plain = id.rsplit_once(":access-point/").map_or(id, |(_, plain)| plain);
-        self.access_points.key(plain).ok_or_else(|| Reject::NoAccessPoint(plain.to_owned()))
+        let unknown = || Reject::unknown("accessPointId", "access-point", "fsap-", plain, Reject::NoAccessPoint);
+        self.access_points.key(plain).ok_or_else(unknown)
     }
 
     /// The access point of an id or ARN.

@@ -198,7 +198,8 @@ impl State {
     /// The key of an id or ARN.
     pub(super) fn file_system_key(&self, id: &str) -> Result<Key, Reject> {
         let plain = id.rsplit_once(":file-system/").map_or(id, |(_, plain)| plain);
-        self.file_systems.key(plain).ok_or_else(|| Reject::NoFileSystem(plain.to_owned()))
+        let unknown = || Reject::unknown("fileSystemId", "file-system", "fs-", plain, Reject::NoFileSystem);
+        self.file_systems.key(plain).ok_or_else(unknown)
     }
 
     /// The file system of an id or ARN.

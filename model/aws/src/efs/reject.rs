@@ -68,6 +68,19 @@ impl Reject {
     pub(super) fn invalid(field: &str, value: impl Into<String>, rule: &str) -> Self {
         Self::Invalid { field: field.to_owned(), value: value.into(), rule: rule.to_owned() }
     }
+
+    /// Of an id (`fs-`, `fsap-`) that nothing of its kind has: what is wrong with its form, or else `none`.
+    pub(super) fn unknown(field: &str, kind: &str, prefix: &str, id: &str, none: fn(String) -> Self) -> Self {
+        let digits = id.strip_prefix(prefix).unwrap_or_default();
+        if (8..=40).contains(&digits.len()) && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            return none(id.to_owned());
+        }
+        let form = format!("{prefix}[0-9a-f]{{8,40}}");
+        let rule = format!(
+            "Member must satisfy regular expression pattern: ^(arn:aws[-a-z]*:elasticfilesystem:[0-9a-z-:]+:{kind}/{form}|{form})$"
+        );
+        Self::invalid(field, id, &rule)
+    }
 }
 
 /// An error of the EFS API.
@@ -115,4 +128,22 @@ pub fn reject_to_error(reject: &Reject) -> Error {
         _ => None,
     };
     Error { code, message: reject.to_string(), status, existing }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_not_the_form_of_an_id_is_said_to_be_wrong_and_not_missing() {
+        let unknown = |id: &str| Reject::unknown("fileSystemId", "file-system", "fs-", id, Reject::NoFileSystem);
+        for id in ["fs-0123abcd", "fs-0123456789abcdef0", &format!("fs-{}", "0".repeat(40))] {
+            assert_eq!(unknown(id), Reject::NoFileSystem(id.to_owned()));
+        }
+        for id in ["", "fs-", "fs-xyz", "fs-0123ABCD", "fs-0123abc", "fsap-0123abcd", &format!("fs-{}", "0".repeat(41))] {
+            let error = reject_to_error(&unknown(id));
+            assert_eq!((error.status, error.code), (400, "BadRequest"), "{id}");
+            assert!(error.message.ends_with("file-system/fs-[0-9a-f]{8,40}|fs-[0-9a-f]{8,40})$"), "{}", error.message);
+        }
+    }
 }
