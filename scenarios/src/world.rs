@@ -294,6 +294,9 @@ impl World {
         let mut told = Vec::new();
         let at = self.timestamp();
         self.store.bootstrap(at, &mut told).map_err(|error| error.to_string())?;
+        for definition in model_kube::snapshots::definitions() {
+            self.store.step(at, &Write::create(definition), &mut told).map_err(|error| error.to_string())?;
+        }
         self.boot_aws()?;
         for node in 0..self.nodes.len() {
             self.boot_node(node).map_err(|error| error.to_string())?;

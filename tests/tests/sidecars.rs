@@ -21,7 +21,7 @@ use real::RealEbs;
 use running::{Sidecars, socket};
 
 /// The controllers of ours in whose place the sidecars run.
-const OFF: &str = "--controllers=-provisioner,-attacher,-resizer";
+const OFF: &str = "--controllers=-provisioner,-attacher,-resizer,-snapshotter,-snapshot-controller";
 
 /// The exercises' pod with the claim that all tests here have.
 fn pod() -> String {

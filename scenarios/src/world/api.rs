@@ -5,6 +5,7 @@ use k8s_openapi::api::storage::v1::VolumeAttachment;
 use model_kube::fields;
 use model_kube::object::{Key, Kind, Object};
 use model_kube::resource::BUILT_IN;
+use model_kube::snapshots;
 use model_kube::store::{Effect, Outcome};
 use model_kube::write::{ApiError, FieldValidation, Options, Write};
 use serde_json::{Value, json};
@@ -22,7 +23,13 @@ fn refused(error: &ApiError) -> EngineError {
 }
 
 fn kind_of(name: &str) -> Result<Kind, EngineError> {
-    let known = BUILT_IN.into_iter().find(|kind| kind.kind_name() == name);
+    let custom = [
+        ("VolumeSnapshot", snapshots::snapshots as fn() -> Kind),
+        ("VolumeSnapshotContent", snapshots::contents),
+        ("VolumeSnapshotClass", snapshots::classes),
+    ];
+    let custom = custom.into_iter().find(|(known, _)| *known == name).map(|(_, kind)| kind());
+    let known = BUILT_IN.into_iter().find(|kind| kind.kind_name() == name).or(custom);
     known.ok_or_else(|| EngineError::Unsupported(format!("the kind {name} is not known in virtual time; run with --live")))
 }
 

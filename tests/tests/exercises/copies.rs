@@ -1,5 +1,4 @@
-//! The exercises E08–E10 and E12: snapshots, clones and changes by a VolumeAttributesClass. They need sidecars that ebbtide has no
-//! controller for.
+//! The exercises E08–E10 and E12: snapshots, clones and changes by a VolumeAttributesClass.
 
 use super::stack::{Exercise, LIMIT};
 
