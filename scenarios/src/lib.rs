@@ -2,6 +2,7 @@
 //! virtual time ([`world`]) or against a running ebbtide with real devices ([`live`]), and the invariants that both watch.
 
 pub mod engine;
+pub mod import;
 pub mod invariants;
 pub mod language;
 pub mod library;
