@@ -267,3 +267,35 @@ assert states() == []
 "#,
     );
 }
+
+/// §12 (5): a driver that sees `attaching` counts from AttachTime, by its own clock, how long that has lasted.
+#[test]
+fn attach_time_is_the_wall_clocks_time_of_the_call() {
+    run(
+        &Ebbtide::up(&["--no-nodes"]),
+        r#"
+from datetime import datetime, timedelta, timezone
+def times(v):
+    mapped = ec2.describe_instances(InstanceIds=[A['InstanceId']])['Reservations'][0]['Instances'][0]['BlockDeviceMappings']
+    here = [a['AttachTime'] for a in shown(v)['Attachments']]
+    return here + [m['Ebs']['AttachTime'] for m in mapped if m['Ebs']['VolumeId'] == v]
+def timed(v):
+    began = datetime.now(timezone.utc)
+    at = ec2.attach_volume(VolumeId=v, InstanceId=A['InstanceId'], Device='/dev/xvdaa')['AttachTime']
+    # It is told in milliseconds.
+    assert began - timedelta(milliseconds=1) <= at <= datetime.now(timezone.utc), (began, at)
+    return at
+v = volume()
+first = timed(v)
+assert times(v) == [first, first], times(v)
+# Nothing that happens to the attachment or to the volume moves it.
+ec2.create_tags(Resources=[v], Tags=[{'Key': 'a', 'Value': 'b'}])
+until('attached', lambda: attachment(v) == 'attached')
+assert times(v) == [first, first], times(v)
+answer = ec2.detach_volume(VolumeId=v, InstanceId=A['InstanceId'])
+assert answer['AttachTime'] == first, answer
+until('detached', lambda: attachment(v) == 'detached')
+assert timed(v) > first
+"#,
+    );
+}
