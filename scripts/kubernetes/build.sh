@@ -18,7 +18,7 @@ for what in ${*:-apt k8s etcd e2e images}; do
         containernetworking-plugins busybox-static bash-static gcc libc6-dev openssl iproute2 xfsprogs e2fsprogs >/dev/null ;;
     k8s)
       cd "$TOOLS/cluster"
-      timed go build -trimpath -ldflags "$LD" -o "$BIN/" $K/cmd/kube-apiserver $K/cmd/kube-controller-manager $K/cmd/kube-scheduler $K/cmd/kubelet ./csireg
+      timed go build -trimpath -ldflags "$LD" -o "$BIN/" $K/cmd/kube-apiserver $K/cmd/kube-controller-manager $K/cmd/kube-scheduler $K/cmd/kubelet
       timed go build -trimpath -ldflags "$LD" -o "$BIN/agnhost" $K/test/images/agnhost
       gcc -Os -static -s -DVERSION=local -o "$BIN/pause" "$(go list -m -f '{{.Dir}}' $K)/build/pause/linux/pause.c" ;;
     etcd)

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs the Kubernetes storage conformance suites (External.Storage) on the driver of a testdriver file.
 # usage: e2e.sh DRIVER.yaml FOCUS [SKIP]    FOCUS and SKIP are regular expressions over the specs' full names
-# PROCS=N runs N specs at a time. Results: $WORK/results/<name>/junit*.xml and log.txt
+# PROCS=N runs N specs at a time. FSTYPE=xfs makes that the default file system of the driver's StorageClass. Results: $WORK/results/<name>/junit*.xml and log.txt
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 DRIVER=$(realpath "$1")
@@ -10,6 +10,11 @@ SKIP=${3:-'\[Disruptive\]|\[Feature:Windows'}
 OUT=$WORK/results/${NAME:-run}
 rm -rf "$OUT"
 mkdir -p "$OUT"
+if [ "${FSTYPE:-}" ]; then
+  cp "$DRIVER" "$OUT/driver.yaml"
+  sed "s|^parameters: {|&csi.storage.k8s.io/fstype: $FSTYPE, |" "$(dirname "$DRIVER")/storageclass.yaml" >"$OUT/storageclass.yaml"
+  DRIVER=$OUT/driver.yaml
+fi
 T=$(now)
 # One node: no test may wait for a second. The image tags are the upstream ones; images.py made them.
 node "$BIN/ginkgo" --procs="${PROCS:-4}" --no-color --timeout="${LIMIT:-40m}" --silence-skips --focus="$FOCUS" --skip="$SKIP" ${DRY:+--dry-run} "$BIN/e2e.test" -- \

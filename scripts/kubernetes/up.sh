@@ -147,12 +147,12 @@ oom_score = 0
         SystemdCgroup = false
 T
 start containerd env PATH="$(dirname "$CONTAINERD"):$PATH" "$CONTAINERD" --config "$RUN/containerd.toml"
-for _ in $(seq 100); do [ -S "$CRI" ] && node "$CTR" -a "$CRI" version >/dev/null 2>&1 && break; sleep 0.1; done
+await 300 containerd node "$CTR" -a "$CRI" version
 echo "containerd answers: $(since "$T0") s"
 node "$CTR" -a "$CRI" -n k8s.io images import "$WORK/images.tar" >"$RUN/log/import.log" 2>&1 || { cat "$RUN/log/import.log"; exit 1; }
 echo "images imported: $(since "$T0") s"
 
-for _ in $(seq 600); do node kubectl get --raw /readyz >/dev/null 2>&1 && break; sleep 0.1; done
+await 300 "the API server" node kubectl get --raw /readyz
 echo "API server ready: $(since "$T0") s"
 # Not earlier: without the roles which the API server makes when it starts, the controller manager exits.
 start kube-controller-manager "$BIN/kube-controller-manager" --kubeconfig "$RUN/kcm.kubeconfig" --authentication-kubeconfig "$RUN/kcm.kubeconfig" \
@@ -182,7 +182,7 @@ clusterDomain: cluster.local
 clusterDNS: [10.96.0.10]
 volumePluginDir: $RUN/volume-plugins
 staticPodPath: $RUN/manifests
-evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}
+evictionHard: {memory.available: 100Mi, nodefs.available: 200Mi, imagefs.available: 200Mi}
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 registerNode: true
@@ -191,9 +191,6 @@ Y
 start kubelet "$BIN/kubelet" --config "$RUN/kubelet.yaml" --kubeconfig "$RUN/kubelet.kubeconfig" --hostname-override "$NODE" --node-ip "$NODE_IP" \
   --node-labels "topology.kubernetes.io/zone=$ZONE,topology.kubernetes.io/region=${ZONE%?},node.kubernetes.io/instance-type=$INSTANCE_TYPE" --v "${KUBELET_V:-2}"
 node kubectl create serviceaccount default >/dev/null 2>&1 || true
-for _ in $(seq 600); do
-  [ "$(node kubectl get node "$NODE" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}' 2>/dev/null)" = True ] && break
-  sleep 0.1
-done
-node kubectl wait --for=condition=Ready "node/$NODE" --timeout=1s >/dev/null || { echo "up.sh: the node is not Ready: see $RUN/log/kubelet.log" >&2; exit 1; }
+await 120 "the Node, which the kubelet registers," node kubectl get node "$NODE"
+node kubectl wait --for=condition=Ready "node/$NODE" --timeout=300s >/dev/null || { echo "up.sh: the node is not Ready: see $RUN/log/kubelet.log" >&2; exit 1; }
 echo "node Ready: $(since "$T0") s"

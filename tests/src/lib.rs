@@ -62,13 +62,35 @@ pub struct Ebbtide {
     args: Vec<String>,
     /// `up.json`: pid, aws, kube, kubeconfig, nodes …
     pub info: Value,
+    guest: Option<Guest>,
+}
+
+/// Of an ebbtide that somebody else started, and stops, beside another Kubernetes.
+struct Guest {
+    /// What leads a command to where it runs.
+    enter: Vec<String>,
+    /// The image there that has a shell and coreutils.
+    image: String,
 }
 
 impl Ebbtide {
+    /// One that runs already, with another Kubernetes: `info` has its address and the kubeconfig of that, `enter` comes before each
+    /// command.
+    pub fn guest(info: Value, enter: &[&str], image: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let enter = enter.iter().map(|word| (*word).to_owned()).collect();
+        Self { dir, args: Vec::new(), info, guest: Some(Guest { enter, image: image.to_owned() }) }
+    }
+
+    /// The image for pods, where not every name is one: the nodes belong to another Kubernetes.
+    pub fn image(&self) -> Option<&str> {
+        self.guest.as_ref().map(|guest| guest.image.as_str())
+    }
+
     /// Starts one and waits until it is ready. `args` are further arguments of `ebbtide up`.
     pub fn up(args: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("ebbtide-test-").tempdir().expect("a temporary directory");
-        let mut ebbtide = Self { dir, args: args.iter().map(|arg| (*arg).to_owned()).collect(), info: Value::Null };
+        let mut ebbtide = Self { dir, args: args.iter().map(|arg| (*arg).to_owned()).collect(), info: Value::Null, guest: None };
         ebbtide.start();
         ebbtide
     }
@@ -120,8 +142,10 @@ impl Ebbtide {
 
     /// A program with the environment of `ebbtide env`.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
+        let mut words = self.guest.iter().flat_map(|guest| &guest.enter).map(String::as_str).chain([program]);
+        let mut command = Command::new(words.next().unwrap_or(program));
         command
+            .args(words)
             .env("AWS_ENDPOINT_URL", self.endpoint())
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "test")
@@ -208,6 +232,9 @@ impl Ebbtide {
 
 impl Drop for Ebbtide {
     fn drop(&mut self) {
+        if self.guest.is_some() {
+            return;
+        }
         if std::thread::panicking() {
             eprintln!("the log of this ebbtide ends with:\n{}", self.log());
             for node in self.nodes() {

@@ -45,7 +45,11 @@ impl<'a> Exercise<'a> {
 
     /// Applies objects; `NS` in them is the namespace's name.
     pub fn apply(&self, yaml: &str) {
-        self.ebbtide.kubectl_with(&["-n", self.name, "apply", "-f", "-"], &yaml.replace("NS", self.name));
+        let mut yaml = yaml.replace("NS", self.name);
+        if let Some(image) = self.ebbtide.image() {
+            yaml = yaml.replace("image: centos", &format!("image: {image}")).replace("image: busybox", &format!("image: {image}"));
+        }
+        self.ebbtide.kubectl_with(&["-n", self.name, "apply", "-f", "-"], &yaml);
     }
 
     /// The exercises' pod, with other things in its specification.
