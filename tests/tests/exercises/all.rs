@@ -19,11 +19,11 @@ const ALL: [(&str, Body, Option<&str>); 13] = [
     ("e05", bodies::e05, None),
     ("e06", bodies::e06, None),
     ("e07", bodies::e07, None),
-    ("e08", copies::e08, Some("controller not built (issue 5)")),
-    ("e09", copies::e09, Some("controller not built (issue 5)")),
-    ("e10", copies::e10, Some("controller not built (issue 5)")),
+    ("e08", copies::e08, None),
+    ("e09", copies::e09, None),
+    ("e10", copies::e10, None),
     ("e11", bodies::e11, None),
-    ("e12", copies::e12, Some("controller not built (issue 5)")),
+    ("e12", copies::e12, None),
     ("e14", bodies::e14, None),
 ];
 
