@@ -2,12 +2,14 @@
 //!
 //! - [`pick`]: the one source of choices (a seed, fuzz bytes, or exhaustive enumeration).
 //! - [`digest`]: the rolling hash by which two runs are compared.
+//! - [`bugs`]: bugs put in on purpose, for tests of the search.
 //! - [`csi`]: the calls of the Container Storage Interface as plain data.
 //! - [`agent`]: the messages between the emulator and the agent in a node, and what an EFS mount asks.
 //!
 //! Nothing here performs I/O, reads a clock or draws random numbers by itself.
 
 pub mod agent;
+pub mod bugs;
 pub mod csi;
 pub mod digest;
 pub mod pick;

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use model_common::bugs::{self, Bug};
 use serde::{Deserialize, Serialize};
 
 use crate::pod::{Phase, Pod, PodEffect, PodSpec, PodTimer, ProbeKind, SYNC_BACKOFF, Stage, StartError};
@@ -205,7 +206,7 @@ impl Kubelet {
                     pod.stage = Stage::Unmounting;
                 }
                 // What no container uses needs no volume; what one still writes to is wanted until it has ended (kubernetes#113979).
-                None if deleting.is_some() && !pod.adopted => pod.resolved = true,
+                None if deleting.is_some() && (!pod.adopted || bugs::on(Bug::AdoptedNotWanted)) => pod.resolved = true,
                 None => pod.resolve(&mut effects),
             }
             effects.push(PodEffect::Status);

@@ -229,8 +229,15 @@ impl Known {
 
     /// The pods whose claims have a volume, wherever they are.
     pub(super) fn pods_of(&self, volume: Sym) -> impl Iterator<Item = (Id, &Pod)> {
-        let claims = self.pvs_of(volume).filter_map(|(_, pv)| pv.claim);
+        let claims = self.pvs_of(volume).filter_map(|(_, pv)| pv.claim.filter(|claim| self.is_bound_to(pv, *claim)));
         claims.flat_map(|claim| self.pods_on_claim(claim))
+    }
+
+    /// Whether a claim is the one that a PersistentVolume names, and not another that came later under the same name.
+    fn is_bound_to(&self, pv: &Pv, claim: Id) -> bool {
+        let named = pv.object.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()).and_then(|reference| reference.uid.as_deref());
+        let there = self.claims.get(&claim).and_then(|claim| claim.metadata.uid.as_deref());
+        named.zip(there).is_none_or(|(named, there)| named.is_empty() || named == there)
     }
 
     pub(super) fn pods_on_claim(&self, claim: Id) -> impl Iterator<Item = (Id, &Pod)> {

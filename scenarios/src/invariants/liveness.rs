@@ -235,6 +235,10 @@ impl Liveness {
 
     fn pod(&mut self, at: Duration, id: Id, old: Option<&(Arc<core::Pod>, Option<Sym>)>, last: Option<&Pod>, view: View<'_>) {
         let known = view.known;
+        if known.user {
+            // What follows from it is the user's doing.
+            self.writes.clear();
+        }
         let Some(pod) = last.or_else(|| known.pods.get(&id)).filter(|pod| !pod.claims.is_empty()) else { return };
         let uid = pod.uid;
         let here = last.is_none();

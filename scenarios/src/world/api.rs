@@ -88,17 +88,21 @@ impl World {
         let key = self.key_of(&target)?;
         let options = Options { field_manager: Some(USER.into()), validation: FieldValidation::Strict, ..Options::default() };
         if let Some(old) = self.store.object(&key).map(Object::resource_version) {
+            self.watch.see(self.clock.now(), &Seen::ByUser { key: &key });
             let (new, _) = self.commit_as(&Write::merge(key, object.clone()), &options).map_err(|error| refused(&error))?;
             return Ok(if new.resource_version() == old { Applied::Unchanged } else { Applied::Configured });
         }
         let (new, unknown) = fields::decode(&key.kind, object.clone()).map_err(|error| refused(&error))?;
         fields::judge(key.kind.kind_name(), "v1", &unknown, options.validation).map_err(|error| refused(&error))?;
+        self.watch.see(self.clock.now(), &Seen::ByUser { key: &key });
         self.commit_as(&Write::Create { object: new }, &options).map_err(|error| refused(&error))?;
         Ok(Applied::Created)
     }
 
     pub(super) fn delete_object(&mut self, target: &Target, grace: Option<u32>) -> Result<(), EngineError> {
-        let mut write = Write::delete(self.key_of(target)?);
+        let key = self.key_of(target)?;
+        self.watch.see(self.clock.now(), &Seen::ByUser { key: &key });
+        let mut write = Write::delete(key);
         if let Write::Delete { grace_seconds, .. } = &mut write {
             *grace_seconds = grace.map(i64::from);
         }

@@ -25,6 +25,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{VolumeAttachment, VolumeAttachmentSource, VolumeAttachmentSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use model_common::bugs::{self, Bug};
 use sha2::{Digest, Sha256};
 
 use super::{name, namespace};
@@ -278,7 +279,7 @@ impl AttachDetach {
         }
         // As in the real controller an uncertain attachment elsewhere does not count (§10 F6); EC2 itself refuses.
         let elsewhere: Vec<String> = self.siblings(pair).filter(|(_, have)| have.confirmed).map(|(other, _)| other.node.clone()).collect();
-        if !self.multi_attach(pair) && !elsewhere.is_empty() {
+        if !self.multi_attach(pair) && !elsewhere.is_empty() && !bugs::on(Bug::AttachedElsewhereIgnored) {
             return self.tell_multi_attach(pair, &elsewhere, out);
         }
         let existing = self.cache.at::<VolumeAttachment>(item);
@@ -356,6 +357,11 @@ impl AttachDetach {
         if in_use && !forced {
             return;
         }
+        if bugs::on(Bug::DetachUnannounced) {
+            have.op = Op::Detaching;
+            out.push(Effect::Arm(timer(Purpose::Deadline, item), OPERATION));
+            return self.go_on_detaching(item, pair, out);
+        }
         have.op = Op::Unreporting;
         have.reported = false;
         self.go_on_unreporting(item, pair, out);
@@ -370,6 +376,11 @@ impl AttachDetach {
                 self.work.write(item, write, out);
             }
             return;
+        }
+        if bugs::on(Bug::HandshakeByWatch) {
+            let node = self.cache.at::<Node>(&key).cloned().map(Object::Node);
+            self.verified(item, node.as_ref(), out);
+            return self.work.mark(item.clone());
         }
         self.work.read(item, key, out);
     }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
+use model_common::bugs::{self, Bug};
 use model_common::csi::{Code, ControllerCall, ControllerReply, Error};
 
 use super::binder::{BETA_STORAGE_PROVISIONER, PROVISIONED_BY, SELECTED_NODE, STORAGE_PROVISIONER};
@@ -327,7 +328,7 @@ impl Provisioner {
             return;
         }
         let attachment = self.cache.found::<VolumeAttachment>(Index::AttachmentsByVolume, name(metadata)).next().cloned();
-        if let Some(attachment) = attachment {
+        if let Some(attachment) = attachment.filter(|_| !bugs::on(Bug::DeletedWhileAttached)) {
             let message = format!("persistentvolume {} is still attached to node {}", name(metadata), attachment.spec.node_name);
             return self.fail_deletion(item, &volume, message, out);
         }

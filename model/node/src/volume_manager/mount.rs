@@ -305,6 +305,7 @@ impl VolumeManager {
         let mut gone = false;
         if let Some(volume) = self.actual.get_mut(&op.spec().name) {
             match (failure.class(), volume.device) {
+                (Class::Uncertain, Device::NotMounted) if bugs::on(Bug::StageTimeoutIsFinal) => gone = true,
                 (Class::Uncertain, _) => volume.device = Device::Uncertain,
                 (Class::Final, Device::NotMounted) => gone = true,
                 (Class::Final, Device::Uncertain) if !volume.reconstructed => {

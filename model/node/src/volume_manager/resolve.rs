@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::CSIDriver;
+use model_common::bugs::{self, Bug};
 
 use super::spec::{AccessMode, ClaimRef, FsGroupPolicy, PodVolume, VolumeSpec, unique_name};
 use crate::quantity;
@@ -72,6 +73,7 @@ pub fn claim_volume<'a>(pod: &Pod, used: &PodClaim, claim: &'a PersistentVolumeC
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let fail = |why: &str| ResolveError::Claim { namespace: namespace.clone(), claim: used.claim.clone(), why: why.into() };
     let protected = claim.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == "kubernetes.io/pvc-protection");
+    let protected = protected && !bugs::on(Bug::DeletedClaimIsRefused);
     if claim.metadata.deletion_timestamp.is_some() && !protected {
         return Err(fail("PVC is being deleted"));
     }

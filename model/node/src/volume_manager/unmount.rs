@@ -155,6 +155,14 @@ impl VolumeManager {
             }
             (DeviceStep::Unstage, Ok(Answer::Csi(NodeReply::NodeUnstageVolume))) => self.remove_device(op, mount, data_dir),
             (DeviceStep::Remove, Ok(Answer::Done | Answer::StillMounted)) => self.device_unmounted(&op.spec),
+            (DeviceStep::Unstage, Err(failure))
+                if match failure.class() {
+                    Class::Uncertain => bugs::on(Bug::UnstageTimeoutKeepsDevice),
+                    Class::Final | Class::Transient => bugs::on(Bug::UnstageFailureKeepsDevice),
+                } =>
+            {
+                Next::End(End::Failed)
+            }
             (DeviceStep::ReadData | DeviceStep::Capabilities | DeviceStep::Unstage | DeviceStep::Remove, _) => {
                 if let Some(volume) = self.actual.get_mut(&op.spec.name) {
                     volume.device = Device::Uncertain;

@@ -217,6 +217,17 @@ pub const PAIRS: &[Pair] = &[
     },
     Pair {
         invariant: "no-stale-detach",
+        what: "a claim that came later under the same name has another volume",
+        bad: |h| {
+            h.pod("p1", "c", Some("n1")).after(5).attachment("va", "pv", "n1", true).deleting(Kind::VolumeAttachment, "va");
+        },
+        near: |h| {
+            h.put(Kind::PersistentVolume, "pv", json!({"spec": {"claimRef": {"uid": "an-earlier-claim"}}}));
+            h.pod("p1", "c", Some("n1")).after(5).attachment("va", "pv", "n1", true).deleting(Kind::VolumeAttachment, "va");
+        },
+    },
+    Pair {
+        invariant: "no-stale-detach",
         what: "a user's own deletion is no controller's",
         bad: |h| {
             h.pod("p1", "c", Some("n1")).after(5).attachment("va", "pv", "n1", true).gone(Kind::VolumeAttachment, "va");
