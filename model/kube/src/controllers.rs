@@ -1,7 +1,5 @@
 //! The controllers, one machine each. Every machine is alone: it has its own [`Cache`](crate::machine::Cache) and knows the
 //! others only by what they write to the API, as in a real cluster.
-//!
-//! Workload controllers (StatefulSet, Deployment, …) are not here yet.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,17 +14,23 @@ pub mod attachdetach;
 pub mod attacher;
 pub mod binder;
 pub mod capability;
+pub mod daemonset;
+pub mod deployment;
 pub mod driver;
 pub mod ephemeral;
 pub mod expand;
+pub mod job;
 pub mod modifier;
 pub mod nodelifecycle;
 pub mod podgc;
 pub mod protection;
 pub mod provisioner;
+pub mod replicaset;
 pub mod resizer;
 pub mod snapshot;
 pub mod snapshotter;
+pub mod statefulset;
+pub(crate) mod workload;
 
 pub use driver::Driver;
 
@@ -46,6 +50,11 @@ pub enum Controller {
     Expand(expand::Expand),
     NodeLifecycle(nodelifecycle::NodeLifecycle),
     PodGc(podgc::PodGc),
+    DaemonSets(daemonset::DaemonSets),
+    Jobs(job::Jobs),
+    Deployments(deployment::Deployments),
+    ReplicaSets(replicaset::ReplicaSets),
+    StatefulSets(statefulset::StatefulSets),
     Scheduler(crate::scheduler::Scheduler),
     Snapshots(snapshot::SnapshotController),
     Snapshotter(snapshotter::Snapshotter),
@@ -67,6 +76,11 @@ macro_rules! each {
             Controller::Expand($machine) => $result,
             Controller::NodeLifecycle($machine) => $result,
             Controller::PodGc($machine) => $result,
+            Controller::DaemonSets($machine) => $result,
+            Controller::Jobs($machine) => $result,
+            Controller::Deployments($machine) => $result,
+            Controller::ReplicaSets($machine) => $result,
+            Controller::StatefulSets($machine) => $result,
             Controller::Scheduler($machine) => $result,
             Controller::Snapshots($machine) => $result,
             Controller::Snapshotter($machine) => $result,
@@ -76,7 +90,7 @@ macro_rules! each {
 
 impl Controller {
     /// The names of all controllers, by which they are switched off.
-    pub const NAMES: [&'static str; 15] = [
+    pub const NAMES: [&'static str; 20] = [
         "pv-binder",
         "provisioner",
         "attachdetach",
@@ -89,6 +103,11 @@ impl Controller {
         "volume-expand",
         "node-lifecycle",
         "pod-gc",
+        "daemonset",
+        "job",
+        "deployment",
+        "replicaset",
+        "statefulset",
         "scheduler",
         "snapshot-controller",
         "snapshotter",
@@ -106,6 +125,11 @@ impl Controller {
             Self::Expand(expand::Expand::default()),
             Self::NodeLifecycle(nodelifecycle::NodeLifecycle::default()),
             Self::PodGc(podgc::PodGc::default()),
+            Self::DaemonSets(daemonset::DaemonSets::default()),
+            Self::Jobs(job::Jobs::default()),
+            Self::Deployments(deployment::Deployments::default()),
+            Self::ReplicaSets(replicaset::ReplicaSets::default()),
+            Self::StatefulSets(statefulset::StatefulSets::default()),
             Self::Scheduler(crate::scheduler::Scheduler::default()),
             Self::Snapshots(snapshot::SnapshotController::default()),
         ]
@@ -148,6 +172,11 @@ impl Controller {
             Self::Expand(_) => "volume-expand",
             Self::NodeLifecycle(_) => "node-lifecycle",
             Self::PodGc(_) => "pod-gc",
+            Self::DaemonSets(_) => "daemonset",
+            Self::Jobs(_) => "job",
+            Self::Deployments(_) => "deployment",
+            Self::ReplicaSets(_) => "replicaset",
+            Self::StatefulSets(_) => "statefulset",
             Self::Scheduler(_) => "scheduler",
             Self::Snapshots(_) => "snapshot-controller",
             Self::Snapshotter(_) => "snapshotter",
@@ -173,6 +202,11 @@ impl Controller {
             Self::PodGc(_) => vec![Node, Pod],
             Self::Snapshots(_) => snapshot::kinds(),
             Self::Snapshotter(_) => snapshotter::kinds(),
+            Self::DaemonSets(_) => vec![DaemonSet, Pod, Node, ControllerRevision],
+            Self::Jobs(_) => vec![Job, Pod],
+            Self::Deployments(_) => vec![Deployment, ReplicaSet, Pod],
+            Self::ReplicaSets(_) => vec![ReplicaSet, Pod],
+            Self::StatefulSets(_) => vec![StatefulSet, Pod, PersistentVolumeClaim, ControllerRevision],
             Self::Scheduler(_) => {
                 vec![
                     Pod,

@@ -12,7 +12,7 @@ use model_common::csi::{Code, ControllerCall, ControllerReply, Error, Volume};
 use model_common::pick::{Pick, Seeded};
 use serde_json::{Value, json};
 
-use crate::controllers::{Controller, Driver, claims_of, node_of, phase_of};
+use crate::controllers::{Controller, Driver, claims_of, is_finished, node_of, phase_of};
 use crate::events::EventRecord;
 use crate::machine::{Effect, Input, Purpose, Timer, stamp};
 use crate::object::{Key, Kind, Object};
@@ -23,7 +23,7 @@ pub mod alone;
 mod objects;
 mod snapshots;
 
-pub use objects::{claim, class, object, pod, snapshot, snapshot_class, volume};
+pub use objects::{claim, class, object, pod, snapshot, snapshot_class, stateful_set, volume, workload};
 
 struct Slot {
     machine: Controller,
@@ -370,10 +370,11 @@ impl World {
                 }
                 all = false;
             }
-            if all && phase_of(pod) != "Running" {
+            if all && phase_of(pod) != "Running" && !is_finished(pod) {
                 if act {
                     let mut updated = (**pod).clone();
-                    updated.status = serde_json::from_value(json!({"phase": "Running", "containerStatuses": [
+                    updated.status = serde_json::from_value(json!({"phase": "Running",
+                        "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [
                         {"name": "app", "image": "x", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}}]}))
                     .unwrap();
                     self.write(&Write::update_status(updated)).unwrap();

@@ -1,6 +1,6 @@
 //! The exercises E01–E07, E11 and E14 of the workshop and the EBS driver's examples (users.md §2.1), one function each.
 
-use super::stack::Exercise;
+use super::stack::{Exercise, LIMIT};
 
 /// Objects of a volume that was made by hand. `VOL` is its id; `MORE` further fields of the PersistentVolume.
 const STATIC: &str = r#"
@@ -95,26 +95,44 @@ pub fn e03(x: &Exercise<'_>) {
     assert!(gone.contains("InvalidVolume.NotFound"), "{gone}");
 }
 
-/// A database's volume, found by the claim's name. The claim and the pod are those that its StatefulSet would make: workloads come
-/// with issue 5.
+/// A database's volume, found by the claim's name; the claim is its StatefulSet's, and outlives the pods.
 pub fn e04(x: &Exercise<'_>) {
     x.class("parameters: {encrypted: \"true\"}");
-    x.claim("data-catalog-mysql-ebs-0", "30Gi", "");
-    x.pod("catalog-mysql-ebs-0", "data-catalog-mysql-ebs-0", "");
-    x.ready("catalog-mysql-ebs-0");
+    x.apply(
+        r#"
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: catalog-mysql-ebs}
+spec:
+  serviceName: mysql
+  selector: {matchLabels: {app: mysql}}
+  template:
+    metadata: {labels: {app: mysql}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - {name: mysql, image: "mysql:8.0", command: [sleep, "3600"], volumeMounts: [{name: data, mountPath: /var/lib/mysql}]}
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], storageClassName: NS-sc, resources: {requests: {storage: 30Gi}}}
+"#,
+    );
+    x.kubectl(&["rollout", "status", "statefulset/catalog-mysql-ebs", &format!("--timeout={}s", LIMIT.as_secs())]);
     let filter = "Name=tag:kubernetes.io/created-for/pvc/name,Values=data-catalog-mysql-ebs-0";
     let found = x.aws(&["ec2", "describe-volumes", "--filters", filter, "--query", "Volumes[*].{Size: Size, Encrypted: Encrypted}"]);
     assert_eq!(found, serde_json::json!([{"Size": 30, "Encrypted": true}]));
-    let df = x.sh("catalog-mysql-ebs-0", "df -h /data | tail -1");
-    assert!(df.starts_with("/dev/") && df.contains("/data"), "{df}");
+    let df = x.sh("catalog-mysql-ebs-0", "df -h /var/lib/mysql | tail -1");
+    assert!(df.starts_with("/dev/") && df.contains("/var/lib/mysql"), "{df}");
     let size: f64 =
         df.split_whitespace().nth(1).and_then(|size| size.strip_suffix('G')).and_then(|size| size.parse().ok()).expect("a size");
     assert!((29.0..=30.0).contains(&size), "{df}");
-    x.sh("catalog-mysql-ebs-0", "echo 123 > /data/test.txt");
+    x.sh("catalog-mysql-ebs-0", "echo 123 > /var/lib/mysql/test.txt");
     x.delete("pod", "catalog-mysql-ebs-0");
-    x.pod("catalog-mysql-ebs-0", "data-catalog-mysql-ebs-0", "");
+    // `kubectl wait` does not wait for a pod that is not there yet.
+    x.eventually("the pod to come back", || x.ebbtide.try_kubectl(&["-n", x.name, "get", "pod", "catalog-mysql-ebs-0"]).status.success());
     x.ready("catalog-mysql-ebs-0");
-    assert_eq!(x.sh("catalog-mysql-ebs-0", "cat /data/test.txt"), "123\n");
+    assert_eq!(x.sh("catalog-mysql-ebs-0", "cat /var/lib/mysql/test.txt"), "123\n");
+    x.delete("statefulset", "catalog-mysql-ebs");
     x.clean_up();
 }
 
@@ -139,10 +157,9 @@ pub fn e05(x: &Exercise<'_>) {
 const BLOCK_POD: &str = r#"
 apiVersion: v1
 kind: Pod
-metadata: {name: NAME}
+metadata: {name: app}
 spec:
   terminationGracePeriodSeconds: 1
-  MORE
   containers:
   - name: app
     image: busybox
@@ -163,14 +180,13 @@ fn read_block(x: &Exercise<'_>, pod: &str) -> String {
 pub fn e06(x: &Exercise<'_>) {
     x.class("");
     x.claim("block-claim", "4Gi", "volumeMode: Block");
-    let pod = BLOCK_POD.replace("NAME", "app").replace("MORE\n", "\n");
-    x.apply(&pod);
+    x.apply(BLOCK_POD);
     x.ready("app");
     x.bound("block-claim");
     assert_eq!(x.sh("app", "blockdev --getsize64 /dev/xvda").trim(), (4_u64 << 30).to_string());
     write_block(x, "app", "raw data");
     x.delete("pod", "app");
-    x.apply(&pod);
+    x.apply(BLOCK_POD);
     x.ready("app");
     assert_eq!(read_block(x, "app"), "raw data");
     x.clean_up();
@@ -235,24 +251,41 @@ spec:
     });
 }
 
-/// One io2 volume in two nodes at once. The pods are those that its DaemonSet would make.
+/// One io2 volume in two nodes at once, by a DaemonSet on the nodes of its zone.
 pub fn e14(x: &Exercise<'_>) {
     x.class("parameters: {type: io2, iops: \"1000\"}");
     x.apply(
-        "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: block-claim}\nspec: {storageClassName: NS-sc, volumeMode: Block, \
-         accessModes: [ReadWriteMany], resources: {requests: {storage: 4Gi}}}\n",
+        r#"
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: block-claim}
+spec: {storageClassName: NS-sc, volumeMode: Block, accessModes: [ReadWriteMany], resources: {requests: {storage: 4Gi}}}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: app}
+spec:
+  selector: {matchLabels: {app: app}}
+  template:
+    metadata: {labels: {app: app}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      nodeSelector: {topology.kubernetes.io/zone: us-east-1a}
+      containers:
+      - {name: app, image: busybox, command: [sleep, "3600"], volumeDevices: [{name: data, devicePath: /dev/xvda}]}
+      volumes: [{name: data, persistentVolumeClaim: {claimName: block-claim}}]
+"#,
     );
-    for (name, node) in [("one", "ip-10-0-1-10.ec2.internal"), ("two", "ip-10-0-1-11.ec2.internal")] {
-        x.apply(&BLOCK_POD.replace("NAME", name).replace("MORE", &format!("nodeSelector: {{kubernetes.io/hostname: {node}}}")));
-    }
-    x.ready("one");
-    x.ready("two");
+    x.kubectl(&["rollout", "status", "daemonset/app", &format!("--timeout={}s", LIMIT.as_secs())]);
+    let names = x.kubectl(&["get", "pods", "-l", "app=app", "-o", "jsonpath={.items[*].metadata.name}"]);
+    let [one, two] = names.split(' ').collect::<Vec<_>>()[..] else { panic!("two nodes are in the zone: {names}") };
     let volume = x.describe_volume(&x.volume_of("block-claim"));
     assert_eq!((&volume["MultiAttachEnabled"], &volume["VolumeType"]), (&true.into(), &"io2".into()), "{volume:#}");
     assert_eq!(volume["Attachments"].as_array().map(Vec::len), Some(2), "{volume:#}");
-    write_block(x, "one", "from one");
-    assert_eq!(read_block(x, "two"), "from one");
-    write_block(x, "two", "from two");
-    assert_eq!(read_block(x, "one"), "from two");
+    write_block(x, one, "from one");
+    assert_eq!(read_block(x, two), "from one");
+    write_block(x, two, "from two");
+    assert_eq!(read_block(x, one), "from two");
+    x.delete("daemonset", "app");
     x.clean_up();
 }

@@ -175,6 +175,7 @@ fn returns_object(kind: &Kind) -> bool {
             | Kind::ReplicaSet
             | Kind::DaemonSet
             | Kind::Job
+            | Kind::ControllerRevision
             | Kind::CustomResourceDefinition
             | Kind::Custom { .. }
     )

@@ -50,6 +50,11 @@ impl Causes {
         }
     }
 
+    /// Takes in complaints about a part, whose fields have their place below a prefix.
+    pub fn absorb(&mut self, prefix: &str, part: Self) {
+        self.0.extend(part.0.into_iter().map(|cause| Cause { field: format!("{prefix}{}", cause.field), ..cause }));
+    }
+
     pub fn into_vec(self) -> Vec<Cause> {
         self.0
     }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{
     Container, NamespaceSpec, NamespaceStatus, PersistentVolumeClaimSpec, PersistentVolumeClaimStatus, PersistentVolumeStatus, PodSpec,
     PodStatus, PodTemplateSpec, Probe, Toleration, Volume,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::object::Object;
 use crate::quantity::Quantity;
@@ -40,9 +40,26 @@ pub fn prepare_create(object: &mut Object) {
         Object::Deployment(object) => Arc::make_mut(object).status = Some(Default::default()),
         Object::ReplicaSet(object) => Arc::make_mut(object).status = Some(Default::default()),
         Object::DaemonSet(object) => Arc::make_mut(object).status = Some(Default::default()),
-        Object::Job(object) => Arc::make_mut(object).status = Some(Default::default()),
+        Object::Job(object) => {
+            let object = Arc::make_mut(object);
+            object.status = Some(Default::default());
+            select_own_pods(object);
+        }
         _ => {}
     }
+}
+
+/// Gives a Job the labels and the selector that find its pods only (`generateSelector`).
+fn select_own_pods(job: &mut Job) {
+    const UID: &str = "batch.kubernetes.io/controller-uid";
+    let (name, uid) = (job.metadata.name.clone().unwrap_or_default(), job.metadata.uid.clone().unwrap_or_default());
+    let Some(spec) = job.spec.as_mut().filter(|spec| spec.manual_selector != Some(true)) else { return };
+    let labels = spec.template.metadata.get_or_insert_default().labels.get_or_insert_default();
+    for (key, value) in [("job-name", &name), ("batch.kubernetes.io/job-name", &name), ("controller-uid", &uid), (UID, &uid)] {
+        labels.entry(key.to_owned()).or_insert_with(|| value.clone());
+    }
+    let selector = spec.selector.get_or_insert_default().match_labels.get_or_insert_default();
+    selector.entry(UID.to_owned()).or_insert(uid);
 }
 
 /// Fills in defaults; the same on every write, so that an update that leaves them out changes nothing.
@@ -146,24 +163,31 @@ pub fn default(object: &mut Object) {
         Object::DaemonSet(object) => {
             if let Some(spec) = Arc::make_mut(object).spec.as_mut() {
                 or(&mut spec.revision_history_limit, 10);
+                let strategy = spec.update_strategy.get_or_insert_default();
+                if strategy.type_.get_or_insert_with(|| "RollingUpdate".to_owned()) == "RollingUpdate" {
+                    use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int;
+                    let rolling = strategy.rolling_update.get_or_insert_default();
+                    rolling.max_unavailable.get_or_insert(Int(1));
+                    rolling.max_surge.get_or_insert(Int(0));
+                }
                 template(&mut spec.template);
             }
         }
         Object::Job(object) => {
             let object = Arc::make_mut(object);
-            let uid = object.metadata.uid.clone();
             if let Some(spec) = object.spec.as_mut() {
-                or(&mut spec.completions, 1);
+                if spec.parallelism.is_none() {
+                    or(&mut spec.completions, 1);
+                }
                 or(&mut spec.parallelism, 1);
-                or(&mut spec.backoff_limit, 6);
+                or(&mut spec.backoff_limit, if spec.backoff_limit_per_index.is_some() { i32::MAX } else { 6 });
                 or(&mut spec.completion_mode, "NonIndexed");
                 or(&mut spec.suspend, false);
-                or(&mut spec.pod_replacement_policy, "TerminatingOrFailed");
-                if let (None, Some(uid)) = (&spec.selector, uid) {
-                    spec.selector = Some(LabelSelector {
-                        match_labels: Some([("batch.kubernetes.io/controller-uid".to_owned(), uid)].into()),
-                        ..LabelSelector::default()
-                    });
+                or(&mut spec.pod_replacement_policy, if spec.pod_failure_policy.is_some() { "Failed" } else { "TerminatingOrFailed" });
+                or(&mut spec.manual_selector, false);
+                let labels = spec.template.metadata.as_ref().and_then(|metadata| metadata.labels.clone());
+                if object.metadata.labels.as_ref().is_none_or(std::collections::BTreeMap::is_empty) {
+                    object.metadata.labels = labels;
                 }
                 template(&mut spec.template);
             }

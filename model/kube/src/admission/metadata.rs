@@ -89,6 +89,17 @@ pub fn validate_labels(object: &Object, causes: &mut Causes) {
             causes.invalid("metadata.finalizers", finalizer, "name is neither a standard finalizer name nor is it fully qualified");
         }
     }
+    let controllers: Vec<String> = metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .filter(|owner| owner.controller == Some(true))
+        .map(|owner| format!("{}/{}", owner.kind, owner.name))
+        .collect();
+    if let [first, second, ..] = controllers.as_slice() {
+        let detail = format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {second}");
+        causes.invalid("metadata.ownerReferences", &metadata.owner_references, &detail);
+    }
     for (index, owner) in metadata.owner_references.iter().flatten().enumerate() {
         for (field, value) in [("apiVersion", &owner.api_version), ("kind", &owner.kind), ("name", &owner.name), ("uid", &owner.uid)] {
             if value.is_empty() {

@@ -6,6 +6,7 @@ mod metadata;
 mod plugins;
 mod pod;
 mod storage;
+mod workload;
 
 #[cfg(test)]
 mod tests;
@@ -61,6 +62,8 @@ pub fn validate_update(new: &Object, old: &Object, subresource: Subresource) -> 
             metadata::immutable_data(old.immutable, new.immutable, old.data == new.data, &mut causes);
             causes.immutable("type", &old.type_, &new.type_);
         }
+        (Object::StatefulSet(_) | Object::Deployment(_) | Object::ReplicaSet(_) | Object::DaemonSet(_), _)
+        | (Object::Job(_) | Object::ControllerRevision(_), _) => workload::validate_update(new, old, &mut causes),
         _ => validate(new, &mut causes),
     }
     causes.into_vec()
@@ -86,6 +89,6 @@ fn validate(object: &Object, causes: &mut Causes) {
             metadata::data_keys("binaryData", map.binary_data.iter().flatten().map(|(key, _)| key), causes);
         }
         Object::Secret(secret) => metadata::data_keys("data", secret.data.iter().flatten().map(|(key, _)| key), causes),
-        _ => {}
+        other => workload::validate(other, causes),
     }
 }

@@ -64,6 +64,15 @@ impl Cache {
     pub fn answered(&mut self, object: &Object, deleted: bool) {
         let key = object.key();
         let version = object.resource_version();
+        // A delete answers with the state that it found, marked: while that state is the known one, the watch has not told of the end.
+        let is_marked = deleted && object.metadata().deletion_timestamp.is_some();
+        let is_known = self.objects.get(&key).is_some_and(|known| {
+            known.resource_version() == version && known.uid() == object.uid() && known.metadata().deletion_timestamp.is_none()
+        });
+        if is_marked && is_known {
+            // A pod stays in sight until the watch says that it is gone: its name is still its own.
+            return if key.kind == Kind::Pod { self.put(key, object.clone()) } else { self.remove(&key) };
+        }
         if version <= self.seen.get(&key.kind).copied().unwrap_or(0)
             || self.objects.get(&key).is_some_and(|known| known.resource_version() >= version)
         {

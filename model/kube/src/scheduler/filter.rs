@@ -66,7 +66,7 @@ fn unschedulable(pod: &Pod, node: &Node) -> Result<(), Verdict> {
     if is_off && !tolerated { Err(never("node(s) were unschedulable")) } else { Ok(()) }
 }
 
-fn taints(pod: &Pod, node: &Node) -> Result<(), Verdict> {
+pub(crate) fn taints(pod: &Pod, node: &Node) -> Result<(), Verdict> {
     let untolerated = node
         .spec
         .iter()
@@ -76,7 +76,7 @@ fn taints(pod: &Pod, node: &Node) -> Result<(), Verdict> {
     if untolerated { Err(never("node(s) had untolerated taint(s)")) } else { Ok(()) }
 }
 
-fn node_affinity(pod: &Pod, node: &Node) -> Result<(), Verdict> {
+pub(crate) fn node_affinity(pod: &Pod, node: &Node) -> Result<(), Verdict> {
     let Some(spec) = &pod.spec else { return Ok(()) };
     let labels = node.metadata.labels.as_ref();
     let selected = spec.node_selector.iter().flatten().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value));

@@ -70,6 +70,9 @@ impl Store {
         if self.objects.contains_key(&object.key()) {
             return Err(ApiError::already_exists(&kind, &name));
         }
+        // A Job selects its pods by its uid, so that it is known from here on.
+        let uid = self.ids.uid();
+        object.metadata_mut().uid = Some(uid.clone());
         admission::default(&mut object);
         // Before admission: what the plugins add is nobody's, so no applier takes it away again.
         match fields {
@@ -87,7 +90,6 @@ impl Store {
             return Err(ApiError::invalid(&kind, &name, causes));
         }
         let generation = self.counts_generation(&kind).then_some(1);
-        let uid = self.ids.uid();
         let metadata = object.metadata_mut();
         metadata.uid = Some(uid);
         metadata.creation_timestamp = Some(Time(at));

@@ -18,6 +18,8 @@ use crate::object::{Change, Key, Kind, Object, Typed};
 use crate::store::Store;
 use crate::write::{ApiError, Patch, Propagation, Subresource, Write};
 
+pub mod pods;
+
 /// Something that others do.
 pub type Deed = Box<dyn Fn(&mut Alone)>;
 
@@ -301,7 +303,8 @@ impl Scene {
                 return;
             }
             while !alone.flying.is_empty() || alone.cursors.keys().any(|kind| !alone.news(kind).is_empty()) {
-                self.go(alone, &Move::Tell(0));
+                // Each watch in its turn: one that always has news must not hold up the others.
+                self.go(alone, &Move::Tell(steps));
                 self.go(alone, &Move::Answer(0, Outcome::Fine));
                 steps += 1;
                 assert!(steps < 1000, "no rest: {:?}", alone.flying);
@@ -401,8 +404,16 @@ impl Alone {
 /// What a call changes or asks about.
 fn target(effect: &Effect) -> String {
     match effect {
-        Effect::Write { write, .. } => format!("{:?}", write.key()),
-        Effect::Get { key, .. } => format!("{key:?}"),
+        // Of a create that leaves the name to the server only the prefix is known.
+        Effect::Write { write: Write::Create { object }, .. } => {
+            format!(
+                "{:?} {:?}",
+                object.key(),
+                object.metadata().generate_name.as_deref().filter(|_| object.metadata().name.is_none()).unwrap_or("")
+            )
+        }
+        Effect::Write { write, .. } => format!("{:?} \"\"", write.key()),
+        Effect::Get { key, .. } => format!("{key:?} \"\""),
         Effect::Csi { request, .. } => match request {
             ControllerCall::CreateVolume { name, .. } => format!("create {name}"),
             ControllerCall::ControllerPublishVolume { volume_id, node_id, .. }

@@ -2,26 +2,16 @@
 
 use serde_json::{Value, json};
 
-use crate::object::{Kind, Object};
+use crate::object::Object;
 
 /// An object from JSON.
 pub fn object(json: Value) -> Object {
-    let kind = match json["kind"].as_str().unwrap() {
-        "Namespace" => Kind::Namespace,
-        "Node" => Kind::Node,
-        "Pod" => Kind::Pod,
-        "PersistentVolumeClaim" => Kind::PersistentVolumeClaim,
-        "PersistentVolume" => Kind::PersistentVolume,
-        "StorageClass" => Kind::StorageClass,
-        "CSIDriver" => Kind::CSIDriver,
-        "CSINode" => Kind::CSINode,
-        "VolumeAttachment" => Kind::VolumeAttachment,
-        "Lease" => Kind::Lease,
-        "VolumeAttributesClass" => Kind::VolumeAttributesClass,
+    let name = json["kind"].as_str().unwrap();
+    let kind = match name {
         "VolumeSnapshot" => crate::snapshots::snapshots(),
         "VolumeSnapshotContent" => crate::snapshots::contents(),
         "VolumeSnapshotClass" => crate::snapshots::classes(),
-        other => panic!("{other}"),
+        name => crate::resource::BUILT_IN.into_iter().find(|kind| kind.kind_name() == name).unwrap_or_else(|| panic!("{name}")),
     };
     Object::from_json(&kind, json).unwrap()
 }
@@ -58,4 +48,21 @@ pub fn snapshot_class(name: &str, policy: &str) -> Value {
 pub fn snapshot(name: &str, class: Option<&str>, claim: &str) -> Value {
     json!({"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": {"name": name, "namespace": "default"},
         "spec": {"volumeSnapshotClassName": class, "source": {"persistentVolumeClaimName": claim}}})
+}
+
+/// A StatefulSet `web` of that many pods, each with a claim `data-web-<n>`.
+pub fn stateful_set(replicas: i32) -> Value {
+    let claim = claim("data", "ebs-sc", "ReadWriteOnce", "1Gi");
+    json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"replicas": replicas, "serviceName": "web", "selector": {"matchLabels": {"app": "web"}},
+            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [
+                {"name": "app", "image": "x", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}]}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": claim["spec"]}]}})
+}
+
+/// A workload of that kind and name, of pods without volumes.
+pub fn workload(kind: &str, name: &str, replicas: i32) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name, "namespace": "default"},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "app", "image": "x"}]}}}})
 }
