@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -46,6 +47,8 @@ impl Page {
             .args(["--remote-debugging-port=0", "--window-size=1400,900"])
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg("about:blank")
+            // Debian's is a script that starts the browser: what ends it must end both.
+            .process_group(0)
             .stderr(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
@@ -154,7 +157,7 @@ impl Page {
 impl Drop for Page {
     fn drop(&mut self) {
         // It may have ended by itself.
-        let _ = self.child.kill();
+        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.child.id())]).status();
         let _ = self.child.wait();
     }
 }
