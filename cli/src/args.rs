@@ -38,6 +38,7 @@ pub enum Command {
     Search(crate::search::SearchArgs),
     Replay(crate::search::ReplayArgs),
     Trace(crate::search::TraceArgs),
+    Import(crate::import::ImportArgs),
     /// Work with nodes.
     Node(NodeArgs),
     /// Make trouble: throttled, lost and late API calls, stuck attachments, devices that come late, nodes out of reach.

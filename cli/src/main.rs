@@ -8,6 +8,7 @@ mod doctor;
 mod efs;
 mod env;
 mod fault;
+mod import;
 mod kind;
 mod metadata;
 mod node;
@@ -80,6 +81,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Search(args) => search::search(&args),
         Command::Replay(args) => search::replay(&args),
         Command::Trace(args) => search::trace(&args),
+        Command::Import(args) => import::import(&args),
         Command::Node(args) => node::node(args),
         Command::Fault(args) => fault::fault(&args),
         Command::Kind(args) => kind::kind(&args),

@@ -32,13 +32,20 @@ pub struct Outcome {
     pub found: Option<(Scenario, Report)>,
 }
 
+/// What the threads of a search gather: the failing run with its seed.
+#[derive(Default)]
+struct Gathered {
+    virtual_time: std::time::Duration,
+    found: Option<(u64, Scenario, Report)>,
+}
+
 /// Plays many seeds on several threads until one fails or all are played. What it gives does not depend on `jobs`: of several that
 /// fail it is the lowest seed. `make` gives the scenario of a seed.
 pub fn search(seeds: RangeInclusive<u64>, jobs: usize, make: impl Fn(u64) -> Scenario + Sync, done: impl Fn(&Report) + Sync) -> Outcome {
     let next = AtomicU64::new(*seeds.start());
     let stop = AtomicBool::new(false);
     let played = AtomicU64::new(0);
-    let state: Mutex<(std::time::Duration, Option<(u64, Scenario, Report)>)> = Mutex::default();
+    let state: Mutex<Gathered> = Mutex::default();
     let work = || {
         while !stop.load(Ordering::Relaxed) {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -51,12 +58,12 @@ pub fn search(seeds: RangeInclusive<u64>, jobs: usize, make: impl Fn(u64) -> Sce
             done(&report);
             // A poisoned lock means that another thread panicked, which ends the search anyway.
             let Ok(mut state) = state.lock() else { return };
-            state.0 += report.virtual_time.unwrap_or_default();
+            state.virtual_time += report.virtual_time.unwrap_or_default();
             if !report.passed {
                 // Lower seeds are all taken already; those that still run may fail, too, and then come first.
                 stop.store(true, Ordering::Relaxed);
-                if state.1.as_ref().is_none_or(|(known, ..)| seed < *known) {
-                    state.1 = Some((seed, scenario, report));
+                if state.found.as_ref().is_none_or(|(known, ..)| seed < *known) {
+                    state.found = Some((seed, scenario, report));
                 }
             }
         }
@@ -66,7 +73,7 @@ pub fn search(seeds: RangeInclusive<u64>, jobs: usize, make: impl Fn(u64) -> Sce
             scope.spawn(work);
         }
     });
-    let (virtual_time, found) = state.into_inner().unwrap_or_default();
+    let Gathered { virtual_time, found } = state.into_inner().unwrap_or_default();
     Outcome { played: played.into_inner(), virtual_time, found: found.map(|(_, scenario, report)| (scenario, report)) }
 }
 

@@ -6,8 +6,11 @@ use super::ImportError;
 use super::read::Record;
 use super::timeline::{Call, Machine, Timeline, What, text, time};
 
-/// What can be played: the call, and its parameters by their names in a record and in the aws CLI.
-const COMMANDS: [(&str, &str, &[(&str, &str)]); 9] = [
+/// A call as a record and as the aws CLI spell it, and its parameters likewise.
+type Spelling = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+/// What can be played.
+const COMMANDS: [Spelling; 9] = [
     (
         "CreateVolume",
         "create-volume",

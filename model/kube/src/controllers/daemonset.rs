@@ -220,7 +220,8 @@ impl DaemonSets {
         let wanted = nodes.iter().filter(|node| fits(set, node).0).count();
         let (most_down, most_extra) = limits(set, wanted);
         let (mut down, mut extra) = (0, 0);
-        let (mut ill, mut well): (Vec<(&str, Arc<Pod>)>, Vec<(&str, Arc<Pod>)>) = (Vec::new(), Vec::new());
+        let mut ill: Vec<(&str, Arc<Pod>)> = Vec::new();
+        let mut well: Vec<(&str, Arc<Pod>)> = Vec::new();
         for (node, pods) in by_node {
             let live: Vec<_> = pods.iter().filter(|pod| !is_leaving(&pod.metadata)).collect();
             let (new, old): (Vec<_>, Vec<_>) = live.into_iter().partition(|pod| label(&pod.metadata, REVISION_HASH) == Some(hash));

@@ -162,7 +162,7 @@ impl Deployments {
         }
         let acted = if sets::is_rolling(deployment) { self.roll(item, &sight, out) } else { self.recreate(item, &sight, out) };
         let is_done = deployment.status.as_ref().is_some_and(|status| status::is_complete(deployment, status));
-        if !acted && !(is_done && self.clean_up(item, &sight, out)) {
+        if !(acted || is_done && self.clean_up(item, &sight, out)) {
             self.report_rollout(item, &sight, out);
         }
     }

@@ -143,7 +143,7 @@ fn is_dead(pod: &Pod, known: &Known) -> bool {
 /// Whether a volume's place is on a node: a pod there uses it that has not come to its end. One that is being deleted on a node
 /// that is not ready never gets there (#65392).
 pub(super) fn is_wanted(volume: Sym, node: Sym, known: &Known) -> bool {
-    let stays = |pod: &Pod| !pod.is_terminated() && !(pod.is_deleting() && !known.is_ready(node));
+    let stays = |pod: &Pod| !pod.is_terminated() && (!pod.is_deleting() || known.is_ready(node));
     known.pods_of(volume).any(|(_, pod)| pod.node == Some(node) && stays(pod))
 }
 

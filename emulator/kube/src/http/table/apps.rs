@@ -57,14 +57,14 @@ pub fn replica_set(set: &ReplicaSet, now: jiff::Timestamp) -> Vec<Value> {
 
 pub fn revision(revision: &ControllerRevision, now: jiff::Timestamp) -> Vec<Value> {
     let owners = revision.metadata.owner_references.iter().flatten();
-    let controller = owners.filter(|owner| owner.controller == Some(true)).map(|owner| {
+    let mut controller = owners.filter(|owner| owner.controller == Some(true)).map(|owner| {
         let kind = owner.kind.to_lowercase();
         match owner.api_version.split_once('/') {
             Some((group, _)) => format!("{kind}.{group}/{}", owner.name),
             None => format!("{kind}/{}", owner.name),
         }
     });
-    let controller = controller.last().unwrap_or_else(|| "<none>".to_owned());
+    let controller = controller.next_back().unwrap_or_else(|| "<none>".to_owned());
     vec![name(&revision.metadata), json!(controller), json!(revision.revision), age(&revision.metadata, now)]
 }
 

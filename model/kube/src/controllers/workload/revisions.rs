@@ -109,7 +109,7 @@ pub(crate) fn of<W: Workload>(
 }
 
 /// The oldest revision beyond the limit that nothing uses (`truncateHistory`).
-pub(crate) fn surplus<'a>(revisions: &'a Revisions, limit: i32, is_live: impl Fn(&str) -> bool) -> Option<&'a Arc<ControllerRevision>> {
+pub(crate) fn surplus(revisions: &Revisions, limit: i32, is_live: impl Fn(&str) -> bool) -> Option<&Arc<ControllerRevision>> {
     let mut dead = revisions.all.iter().filter(|revision| !is_live(name(&revision.metadata)));
     let count = dead.clone().count();
     (count > usize::try_from(limit).unwrap_or(0)).then(|| dead.next()).flatten()
