@@ -402,10 +402,11 @@ fn is_final(code: Code) -> bool {
 fn concerns(old: Option<&Object>, change: &Change) -> bool {
     let (Some(old), Change::Added(new) | Change::Modified(new)) = (old.and_then(Item::of), change) else { return true };
     let Some(new) = Item::of(new) else { return true };
-    if old.metadata().resource_version == new.metadata().resource_version || (!old.is_ready() && new.is_ready()) {
-        return true;
+    // The echo of a write of its own, which was taken in with its answer: looking again at once would wear the backoff out.
+    if old.metadata().resource_version == new.metadata().resource_version {
+        return false;
     }
-    plain(&old) != plain(&new)
+    (!old.is_ready() && new.is_ready()) || plain(&old) != plain(&new)
 }
 
 /// Without what changes are not looked at for.
