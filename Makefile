@@ -3,7 +3,7 @@ SHELL := /bin/bash
 TOOLS := $(CURDIR)/target/tools/bin
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test test-sidecars test-kubernetes bench build check fmt clean-tools
+.PHONY: demo test test-long test-sidecars test-kubernetes bench build check fmt clean-tools
 
 # Installs what is missing, builds, and runs the workshop's four exercises on real devices.
 demo:
@@ -15,6 +15,10 @@ demo:
 test: check
 	cargo build -q -p ebbtide
 	EBBTIDE_BIN=$(CURDIR)/target/debug/ebbtide cargo test --workspace
+
+# What takes minutes and needs no devices: each seeded bug is looked for from nothing and shrunk, and told in a line.
+test-long:
+	cargo test --release -p scenarios --test seeded_bugs -- --ignored --nocapture
 
 # The exercises with the real CSI sidecars in the place of our controllers, and with the real EBS driver where EBBTIDE_TEST_EBS_DRIVER
 # gives its binary. CI runs it too. Building the sidecars takes ten minutes the first time.
