@@ -40,7 +40,8 @@ struct Kind {
 impl Kind {
     fn begin() -> Option<Self> {
         let address = address()?;
-        let ebbtide = Ebbtide::up(&["--no-nodes", "--listen", "0.0.0.0:0", "--auth", "verify"]);
+        // Nobody is the kubelet of these nodes: pods of the agent's DaemonSet would never end, and their namespace neither.
+        let ebbtide = Ebbtide::up(&["--no-nodes", "--listen", "0.0.0.0:0", "--auth", "verify", "--controllers=-daemonset"]);
         let port = ebbtide.endpoint().rsplit(':').next().expect("a port").to_owned();
         for (plural, singular, kind) in
             [("clusterroles", "clusterrole", "ClusterRole"), ("clusterrolebindings", "clusterrolebinding", "ClusterRoleBinding")]
