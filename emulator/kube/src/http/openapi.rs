@@ -46,6 +46,7 @@ fn generate() -> Map<String, Value> {
         apps::StatefulSet,
         apps::Deployment,
         apps::ReplicaSet,
+        apps::ControllerRevision,
         apps::DaemonSet,
         batch::Job,
         apiextensions::CustomResourceDefinition,
