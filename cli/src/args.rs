@@ -238,7 +238,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub data: DataArgs,
     /// Scenario files, directories of them, or names in the library.
-    #[arg(required_unless_present_any = ["list", "schema"], value_name = "SCENARIO")]
+    #[arg(required_unless_present_any = ["list", "schema", "invariants"], value_name = "SCENARIO")]
     pub scenarios: Vec<String>,
     /// Run on the real devices of a running ebbtide (start one with `ebbtide up`).
     #[arg(long)]
@@ -267,6 +267,9 @@ pub struct RunArgs {
     /// Print the JSON schema of scenario files.
     #[arg(long)]
     pub schema: bool,
+    /// List the invariants that are watched, and who can see them.
+    #[arg(long)]
+    pub invariants: bool,
 }
 
 #[derive(Args)]

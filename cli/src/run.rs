@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use scenarios::invariants::Reach;
 use scenarios::language::EngineName;
 use scenarios::report::{OpReport, StepReport, Verdict};
 use scenarios::search::Trace;
@@ -18,6 +19,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     if args.list {
         return list(args.data.output);
+    }
+    if args.invariants {
+        return invariants(args.data.output);
     }
     if args.scenarios.is_empty() {
         bail!("which scenario? `ebbtide run --list` shows the library");
@@ -113,6 +117,30 @@ fn several(all: &[Scenario], args: &RunArgs) -> anyhow::Result<Vec<Report>> {
         println!("{} passed, {failed} failed{skipped}", reports.len() - failed);
     }
     Ok(reports)
+}
+
+fn invariants(format: Format) -> anyhow::Result<ExitCode> {
+    let seen = |reach: Reach| match reach {
+        Reach::Api => "everywhere".to_owned(),
+        Reach::Virtual => "in virtual time".to_owned(),
+        Reach::Untold(why) => format!("not yet: {why}"),
+        Reach::Nowhere(why) => format!("not here: {why}"),
+    };
+    let all = scenarios::invariants::all();
+    match format {
+        Format::Text => {
+            let rows: Vec<_> = all.iter().map(|row| vec![row.id.into(), row.name.into(), seen(row.reach), row.says.into()]).collect();
+            print!("{}", crate::output::table(&["ID", "NAME", "SEEN", "WHAT MUST HOLD"], &rows));
+        }
+        Format::Json => {
+            let rows: Vec<_> = all
+                .iter()
+                .map(|row| serde_json::json!({"id": row.id, "name": row.name, "seen": seen(row.reach), "says": row.says}))
+                .collect();
+            println!("{}", serde_json::to_string_pretty(&rows)?);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn list(format: Format) -> anyhow::Result<ExitCode> {

@@ -34,7 +34,7 @@ fn ebs() {
         return;
     }
     let ebbtide = exercises::stack::up(&[]);
-    exercises::all::all(&ebbtide, true);
+    exercises::all::all(&ebbtide);
 }
 
 /// A file system with a mount target in every zone of the nodes; its id.

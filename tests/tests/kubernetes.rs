@@ -168,7 +168,7 @@ fn a_real_kubernetes() {
     let cluster = Cluster(Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/kubernetes"));
     step("up.sh: a node with its control plane", || println!("{}", cluster.must("up.sh", &[], None)));
     step("join.sh: ebbtide, the drivers and the sidecars", || println!("{}", cluster.must("join.sh", &[], None)));
-    step("the exercises", || exercises::all::all(&inside(&work), false));
+    step("the exercises", || exercises::all::all(&inside(&work)));
     step("F02", || dynamic_efs(&cluster));
     // Of the upstream suites what needs neither growth online nor minutes.
     let focus = r"External.Storage.*\((ext4|default fs|block volmode)\)\] (volumes|fsgroupchangepolicy|provisioning)|External.Storage.*volumeLimits";

@@ -344,7 +344,7 @@ fn exercises_with_the_real_sidecars() {
     }
     let ebbtide = exercises::stack::up(&[OFF]);
     let mut sidecars = sidecars_for_all(&ebbtide, &socket(&ebbtide, "ebs"));
-    exercises::all::all(&ebbtide, false);
+    exercises::all::all(&ebbtide);
     sidecars.are_content();
 }
 
@@ -358,7 +358,7 @@ fn exercises_with_the_real_driver() {
     let ebbtide = exercises::stack::up(&[OFF, "--drivers=-ebs.csi.aws.com"]);
     let driver = RealEbs::start(&ebbtide, &binary);
     let mut sidecars = sidecars_for_all(&ebbtide, &driver.socket);
-    exercises::all::all(&ebbtide, false);
+    exercises::all::all(&ebbtide);
     sidecars.are_content();
     let answers = driver.answers(&MISTAKES);
     eprintln!("requests of the driver: {:?}\nerrors it asked for: {:?}", answers.actions, answers.asked);

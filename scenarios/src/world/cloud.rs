@@ -7,7 +7,6 @@ use model_aws::{Effect, Input, Reject, efs, faults, kms};
 use model_common::agent::PosixUser;
 use model_node::driver::CallId;
 use model_node::driver::cloud::{self, CloudCall, CloudError, CloudReply, SnapshotQuery, VolumeQuery};
-use serde_json::Value;
 
 use super::clock::Part;
 use super::files::Tree;
@@ -18,16 +17,6 @@ use crate::invariants::Seen;
 
 /// Requests are not told apart here.
 const REQUEST_ID: &str = "00000000-0000-0000-0000-000000000000";
-
-/// Every text in a JSON value.
-fn texts(value: &Value, names: &mut Vec<String>) {
-    match value {
-        Value::String(text) => names.push(text.clone()),
-        Value::Array(values) => values.iter().for_each(|value| texts(value, names)),
-        Value::Object(fields) => fields.values().for_each(|value| texts(value, names)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
 
 /// What a command of either machine gave back.
 #[derive(Debug, Clone)]
@@ -211,7 +200,7 @@ impl World {
         let (service, operation) = call.operation();
         let service = if service == "EFS" { "elasticfilesystem" } else { "ec2" };
         let mut names = Vec::new();
-        texts(&serde_json::to_value(call).unwrap_or_default(), &mut names);
+        faults::texts(&serde_json::to_value(call).unwrap_or_default(), &mut names);
         let dry_run = matches!(call, CloudCall::CreateVolume(new) if new.dry_run);
         let call = faults::Call { service: service.into(), operation: operation.into(), region: None, names, dry_run };
         let verdict = match self.aws(Input::Faults(faults::Input::Call(call))) {

@@ -10,34 +10,29 @@ use super::{bodies, copies};
 
 type Body = fn(&Exercise<'_>);
 
-/// With the reason why our own controllers cannot do it.
-const ALL: [(&str, Body, Option<&str>); 13] = [
-    ("e01", bodies::e01, None),
-    ("e02", bodies::e02, None),
-    ("e03", bodies::e03, None),
-    ("e04", bodies::e04, None),
-    ("e05", bodies::e05, None),
-    ("e06", bodies::e06, None),
-    ("e07", bodies::e07, None),
-    ("e08", copies::e08, None),
-    ("e09", copies::e09, None),
-    ("e10", copies::e10, None),
-    ("e11", bodies::e11, None),
-    ("e12", copies::e12, None),
-    ("e14", bodies::e14, None),
+const ALL: [(&str, Body); 13] = [
+    ("e01", bodies::e01),
+    ("e02", bodies::e02),
+    ("e03", bodies::e03),
+    ("e04", bodies::e04),
+    ("e05", bodies::e05),
+    ("e06", bodies::e06),
+    ("e07", bodies::e07),
+    ("e08", copies::e08),
+    ("e09", copies::e09),
+    ("e10", copies::e10),
+    ("e11", bodies::e11),
+    ("e12", copies::e12),
+    ("e14", bodies::e14),
 ];
 
-/// Does the exercises, or those that `EBBTIDE_TEST_EXERCISES=e03,e07` names. `ours`: with our own controllers.
-pub fn all(ebbtide: &Ebbtide, ours: bool) {
+/// Does the exercises, or those that `EBBTIDE_TEST_EXERCISES=e03,e07` names.
+pub fn all(ebbtide: &Ebbtide) {
     let only = std::env::var("EBBTIDE_TEST_EXERCISES").ok();
     let wanted = |name: &str| only.as_deref().is_none_or(|only| only.split(',').any(|one| one == name));
     let failed: Vec<&str> = std::thread::scope(|scope| {
         let mut running = Vec::new();
-        for (name, body, missing) in ALL.into_iter().filter(|(name, ..)| wanted(name)) {
-            if let Some(why) = missing.filter(|_| ours) {
-                eprintln!("skipped: {name}: {why}");
-                continue;
-            }
+        for (name, body) in ALL.into_iter().filter(|(name, _)| wanted(name)) {
             if ebbtide.image().is_some() && ["e05", "e14"].contains(&name) {
                 eprintln!("skipped: {name}: it wants nodes in two zones, or two in one; this cluster has one node");
                 continue;

@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::ConnectInfo;
 use http::request::Parts;
-use model_aws::faults::{ApiError, Call, Effect, Input, Reply, Verdict};
-use serde_json::Value;
+use model_aws::faults::{self, ApiError, Call, Effect, Input, Reply, Verdict};
 
 use crate::auth::Credential;
 use crate::ctx::Ctx;
@@ -106,19 +105,9 @@ impl Asked<'_> {
         // What names a resource of a REST call stands in its path, also inside an ARN.
         names.extend(self.parts.uri.path().split('/').filter(|segment| segment.contains('-')).map(str::to_owned));
         if let Ok(body) = serde_json::from_slice(self.json) {
-            texts(&body, &mut names);
+            faults::texts(&body, &mut names);
         }
         let region = Credential::of(&self.parts.headers).map(|credential| credential.region.to_owned());
         Call { service: self.service.to_owned(), operation: self.operation.to_owned(), region, names, dry_run }
-    }
-}
-
-/// Every text in a JSON value.
-fn texts(value: &Value, names: &mut Vec<String>) {
-    match value {
-        Value::String(text) => names.push(text.clone()),
-        Value::Array(values) => values.iter().for_each(|value| texts(value, names)),
-        Value::Object(fields) => fields.values().for_each(|value| texts(value, names)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }

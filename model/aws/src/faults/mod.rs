@@ -17,6 +17,7 @@ mod tests;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use rule::{Action, ApiError, GivenError, NFS, NoAction, NoShare, Rule, Scope, Share};
 pub use span::{NoSpan, Span};
@@ -84,6 +85,16 @@ impl Call {
     /// Whether it only shows what there is.
     pub fn shows(&self) -> bool {
         ["Describe", "List", "Get"].iter().any(|verb| self.operation.starts_with(verb))
+    }
+}
+
+/// Every text in a JSON value: what a call that is given as JSON names.
+pub fn texts(value: &Value, names: &mut Vec<String>) {
+    match value {
+        Value::String(text) => names.push(text.clone()),
+        Value::Array(values) => values.iter().for_each(|value| texts(value, names)),
+        Value::Object(fields) => fields.values().for_each(|value| texts(value, names)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

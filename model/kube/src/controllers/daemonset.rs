@@ -11,10 +11,10 @@ use k8s_openapi::api::core::v1::{Affinity, Node, NodeAffinity, NodeSelector, Nod
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::workload::revisions::{self, REVISION_HASH, Revisions};
-use super::workload::{Core, Member, concerned, is_leaving, is_ready, is_terminating_namespace, label, pod_from, scaled};
+use super::workload::{Core, Member, is_leaving, is_ready, is_terminating_namespace, label, pod_from, scaled};
 use super::{is_finished, name, node_of, phase_of};
 use crate::events::EventRecord;
-use crate::machine::{Done, Effect, Input, Purpose, Reject};
+use crate::machine::{Done, Effect, Input, Reject};
 use crate::object::{Change, Key, Kind, Object, Typed};
 use crate::scheduler::filter;
 use crate::write::{ApiError, Write};
@@ -33,20 +33,13 @@ type ByNode = BTreeMap<String, Vec<Arc<Pod>>>;
 impl DaemonSets {
     pub fn step(&mut self, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
         match input {
-            Input::Booted => {
-                self.core.work.boot();
-                self.mark_all();
-            }
+            Input::Booted => self.core.boot::<DaemonSet>(),
             Input::Changed(change) => self.changed(change, out),
             Input::Written { call, result } => {
                 let done = self.core.answer(*call, result, out)?;
                 self.tell(&done, result, out);
             }
-            Input::Fired(fired) if fired.purpose == Purpose::Available => {
-                self.core.ripened(&fired.item);
-                self.core.owner_of::<DaemonSet>(&fired.item).into_iter().for_each(|set| self.core.work.mark(set));
-            }
-            Input::Fired(fired) => self.core.work.retry(&fired.item),
+            Input::Fired(fired) => self.core.fired::<DaemonSet>(fired),
             Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
         while let Some(item) = self.core.work.take() {
@@ -55,10 +48,6 @@ impl DaemonSets {
             }
         }
         Ok(())
-    }
-
-    fn mark_all(&mut self) {
-        self.core.cache.keys(&Kind::DaemonSet).into_iter().for_each(|set| self.core.work.mark(set));
     }
 
     fn changed(&mut self, change: &Change, out: &mut Vec<Effect>) {
@@ -72,16 +61,10 @@ impl DaemonSets {
                     .and_then(Object::get::<Node>)
                     .is_some_and(|before| before.spec == node.spec && before.metadata.labels == node.metadata.labels);
                 if !is_same || matches!(change, Change::Deleted(_)) {
-                    self.mark_all();
+                    self.core.mark_all::<DaemonSet>();
                 }
             }
-            object => {
-                if matches!(change, Change::Deleted(_)) && object.kind() == Kind::Pod {
-                    self.core.forget_pod(&object.key(), out);
-                }
-                let sets = concerned::<DaemonSet>(&self.core.cache, before.as_ref(), object.metadata());
-                sets.into_iter().for_each(|set| self.core.work.mark(set));
-            }
+            _ => self.core.owned::<DaemonSet>(before.as_ref(), change, out),
         }
     }
 

@@ -51,10 +51,7 @@ struct Sight {
 impl Deployments {
     pub fn step(&mut self, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
         match input {
-            Input::Booted => {
-                self.core.work.boot();
-                self.core.cache.keys(&Kind::Deployment).into_iter().for_each(|deployment| self.core.work.mark(deployment));
-            }
+            Input::Booted => self.core.boot::<Deployment>(),
             Input::Changed(change) => self.changed(change),
             Input::Written { call, result } => {
                 let done = self.core.answer(*call, result, out)?;

@@ -15,7 +15,7 @@ use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus, Uncount
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
-use super::workload::{Core, Member, concerned, controller_of, is_active, is_leaving, is_ready, is_terminating_namespace, pod_from, uid};
+use super::workload::{Core, Member, controller_of, is_active, is_leaving, is_ready, is_terminating_namespace, pod_from, uid};
 use super::{has_finalizer, is_finished, namespace, phase_of};
 use crate::events::EventRecord;
 use crate::machine::{Backoff, Done, Effect, Index, Input, Purpose, Reject, Timer};
@@ -97,8 +97,7 @@ impl Jobs {
     pub fn step(&mut self, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
         match input {
             Input::Booted => {
-                self.core.work.boot();
-                self.core.cache.keys(&Kind::Job).into_iter().for_each(|job| self.core.work.mark(job));
+                self.core.boot::<Job>();
                 let pods: Vec<Object> = self.core.cache.list::<Pod>().cloned().map(Object::Pod).collect();
                 pods.iter().for_each(|pod| self.work_on_orphan(pod));
             }
@@ -120,8 +119,7 @@ impl Jobs {
                     }
                     object => {
                         self.work_on_orphan(object);
-                        let jobs = concerned::<Job>(&self.core.cache, before.as_ref(), object.metadata());
-                        jobs.into_iter().for_each(|job| self.core.work.mark(job));
+                        self.core.owned::<Job>(before.as_ref(), change, out);
                     }
                 }
             }

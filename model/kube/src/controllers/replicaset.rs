@@ -11,10 +11,10 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStat
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 
-use super::workload::{Core, Member, concerned, is_active, is_ready, is_terminating_namespace, pod_from};
+use super::workload::{Core, Member, is_active, is_ready, is_terminating_namespace, pod_from};
 use super::{annotation, is_finished, node_of, phase_of};
 use crate::events::EventRecord;
-use crate::machine::{Done, Effect, Input, Purpose, Reject};
+use crate::machine::{Done, Effect, Input, Reject};
 use crate::object::{Change, Key, Kind, Object, Typed};
 use crate::selector::labels_match;
 use crate::write::{ApiError, Write};
@@ -31,20 +31,13 @@ pub struct ReplicaSets {
 impl ReplicaSets {
     pub fn step(&mut self, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
         match input {
-            Input::Booted => {
-                self.core.work.boot();
-                self.core.cache.keys(&Kind::ReplicaSet).into_iter().for_each(|set| self.core.work.mark(set));
-            }
+            Input::Booted => self.core.boot::<ReplicaSet>(),
             Input::Changed(change) => self.changed(change, out),
             Input::Written { call, result } => {
                 let done = self.core.answer(*call, result, out)?;
                 self.tell(&done, result, out);
             }
-            Input::Fired(fired) if fired.purpose == Purpose::Available => {
-                self.core.ripened(&fired.item);
-                self.core.owner_of::<ReplicaSet>(&fired.item).into_iter().for_each(|set| self.core.work.mark(set));
-            }
-            Input::Fired(fired) => self.core.work.retry(&fired.item),
+            Input::Fired(fired) => self.core.fired::<ReplicaSet>(fired),
             Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
         while let Some(item) = self.core.work.take() {
@@ -59,13 +52,7 @@ impl ReplicaSets {
         let before = self.core.apply(change);
         match change.object() {
             Object::ReplicaSet(set) => self.core.work.mark(set.key()),
-            Object::Pod(pod) => {
-                if matches!(change, Change::Deleted(_)) {
-                    self.core.forget_pod(&pod.key(), out);
-                }
-                let sets = concerned::<ReplicaSet>(&self.core.cache, before.as_ref(), &pod.metadata);
-                sets.into_iter().for_each(|set| self.core.work.mark(set));
-            }
+            Object::Pod(_) => self.core.owned::<ReplicaSet>(before.as_ref(), change, out),
             _ => {}
         }
     }

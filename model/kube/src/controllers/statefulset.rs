@@ -17,10 +17,10 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSta
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
 
 use super::workload::revisions::{self, Revisions};
-use super::workload::{Core, Member, concerned, is_leaving, is_ready, label};
+use super::workload::{Core, Member, is_leaving, is_ready, label};
 use super::{is_finished, name, phase_of};
 use crate::events::EventRecord;
-use crate::machine::{Backoff, Done, Effect, Input, Purpose, Reject};
+use crate::machine::{Backoff, Done, Effect, Input, Reject};
 use crate::object::{Change, Key, Kind, Object, Typed};
 use crate::write::{ApiError, Write};
 
@@ -59,20 +59,13 @@ enum Go {
 impl StatefulSets {
     pub fn step(&mut self, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
         match input {
-            Input::Booted => {
-                self.core.work.boot();
-                self.core.cache.keys(&Kind::StatefulSet).into_iter().for_each(|set| self.core.work.mark(set));
-            }
+            Input::Booted => self.core.boot::<StatefulSet>(),
             Input::Changed(change) => self.changed(change, out),
             Input::Written { call, result } => {
                 let done = self.core.answer(*call, result, out)?;
                 self.tell(&done, result, out);
             }
-            Input::Fired(fired) if fired.purpose == Purpose::Available => {
-                self.core.ripened(&fired.item);
-                self.core.owner_of::<StatefulSet>(&fired.item).into_iter().for_each(|set| self.core.work.mark(set));
-            }
-            Input::Fired(fired) => self.core.work.retry(&fired.item),
+            Input::Fired(fired) => self.core.fired::<StatefulSet>(fired),
             Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
         while let Some(item) = self.core.work.take() {
@@ -87,13 +80,7 @@ impl StatefulSets {
         let before = self.core.apply(change);
         match change.object() {
             Object::StatefulSet(set) => self.core.work.mark(set.key()),
-            object @ (Object::Pod(_) | Object::ControllerRevision(_)) => {
-                if matches!(change, Change::Deleted(_)) && object.kind() == Kind::Pod {
-                    self.core.forget_pod(&object.key(), out);
-                }
-                let sets = concerned::<StatefulSet>(&self.core.cache, before.as_ref(), object.metadata());
-                sets.into_iter().for_each(|set| self.core.work.mark(set));
-            }
+            Object::Pod(_) | Object::ControllerRevision(_) => self.core.owned::<StatefulSet>(before.as_ref(), change, out),
             _ => {}
         }
     }

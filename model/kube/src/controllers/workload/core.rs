@@ -10,7 +10,7 @@ use super::{Workload, adoption, is_leaving, is_ready, release, selects, uid};
 use crate::controllers::namespace;
 use crate::events::{EventRecord, Said};
 use crate::machine::{Backoff, Cache, Done, Effect, Index, Purpose, Queue, Reject, Timer};
-use crate::object::{Change, Key, Object, Typed};
+use crate::object::{Change, Key, Kind, Object, Typed};
 use crate::write::{ApiError, Patch, Subresource, Write};
 
 /// What a live read said of a workload before it adopts: its uid, and whether it goes.
@@ -58,6 +58,38 @@ impl Core {
         let before = self.cache.object(&change.object().key()).cloned();
         self.cache.apply(change);
         before
+    }
+
+    /// The informers have listed what exists.
+    pub fn boot<W: Workload>(&mut self) {
+        self.work.boot();
+        self.mark_all::<W>();
+    }
+
+    /// Every workload of a kind is to be looked at.
+    pub fn mark_all<W: Workload>(&mut self) {
+        self.cache.keys(&W::KIND).into_iter().for_each(|workload| self.work.mark(workload));
+    }
+
+    /// A watch event of what workloads of a kind may own; `before`: the object as it was known. Whom it concerns, or concerned, is looked at.
+    pub fn owned<W: Workload>(&mut self, before: Option<&Object>, change: &Change, out: &mut Vec<Effect>) {
+        let object = change.object();
+        if matches!(change, Change::Deleted(_)) && object.kind() == Kind::Pod {
+            self.forget_pod(&object.key(), out);
+        }
+        let workloads = super::concerned::<W>(&self.cache, before, object.metadata());
+        workloads.into_iter().for_each(|workload| self.work.mark(workload));
+    }
+
+    /// A timer has run out: of a pod that is available now, which its workload is to see, or of a workload's backoff.
+    pub fn fired<W: Workload>(&mut self, fired: &Timer) {
+        if fired.purpose != Purpose::Available {
+            return self.work.retry(&fired.item);
+        }
+        if let Some(since) = self.ripening.remove(&fired.item) {
+            self.ripe.insert(fired.item.clone(), since);
+        }
+        self.owner_of::<W>(&fired.item).into_iter().for_each(|workload| self.work.mark(workload));
     }
 
     /// Takes in an answer. A workload has succeeded only when a sync has nothing left to do.
@@ -173,15 +205,8 @@ impl Core {
         false
     }
 
-    /// The timer of a pod's availability has run out.
-    pub fn ripened(&mut self, pod: &Key) {
-        if let Some(since) = self.ripening.remove(pod) {
-            self.ripe.insert(pod.clone(), since);
-        }
-    }
-
     /// A pod that is no more, or not ready.
-    pub fn forget_pod(&mut self, pod: &Key, out: &mut Vec<Effect>) {
+    fn forget_pod(&mut self, pod: &Key, out: &mut Vec<Effect>) {
         self.ripe.remove(pod);
         if self.ripening.remove(pod).is_some() {
             out.push(Effect::Disarm(available(pod)));
@@ -194,7 +219,7 @@ impl Core {
     }
 
     /// The key of the workload of a kind that controls a pod.
-    pub fn owner_of<W: Workload>(&self, pod: &Key) -> Option<Key> {
+    fn owner_of<W: Workload>(&self, pod: &Key) -> Option<Key> {
         let pod = self.cache.at::<Pod>(pod)?;
         let owner = super::controller_of(&pod.metadata).filter(|owner| owner.kind == W::KIND.kind_name())?;
         Some(Key::new(W::KIND, namespace(&pod.metadata), &owner.name))
