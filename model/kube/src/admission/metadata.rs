@@ -1,6 +1,6 @@
 //! Names, labels and keys.
 
-use crate::object::Object;
+use crate::object::{Kind, Object};
 
 use super::Causes;
 
@@ -83,9 +83,11 @@ pub fn validate_labels(object: &Object, causes: &mut Causes) {
     if total > 256 << 10 {
         causes.invalid("metadata.annotations", &"", "may not be more than 262144 bytes");
     }
+    // The API server's own kinds want a domain in front as well; what apiextensions serves, and its own definitions, do not.
+    let is_core = !matches!(object.kind(), Kind::CustomResourceDefinition | Kind::Custom { .. });
     for finalizer in metadata.finalizers.iter().flatten() {
         qualified_name("metadata.finalizers", finalizer, causes);
-        if !finalizer.contains('/') && !matches!(finalizer.as_str(), "foregroundDeletion" | "orphan" | "kubernetes") {
+        if is_core && !finalizer.contains('/') && !matches!(finalizer.as_str(), "foregroundDeletion" | "orphan" | "kubernetes") {
             causes.invalid("metadata.finalizers", finalizer, "name is neither a standard finalizer name nor is it fully qualified");
         }
     }
