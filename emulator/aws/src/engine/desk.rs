@@ -111,11 +111,13 @@ impl Desk {
     pub fn stand_by(self: Arc<Self>) {
         loop {
             let seat = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Then::End = self.sit(seat, |writer| writer.chores(&self)) {
+            let then = self.sit(seat, |writer| writer.chores(&self));
+            if let Then::End = then {
                 return;
             }
             let mut queue = self.queue();
-            while !queue.rung {
+            // A caller that found the thread at work left its command to it, perhaps after it had looked.
+            while !queue.rung && (queue.messages.is_empty() || then == Then::Wait) {
                 let left = queue.due.map(|due| due.saturating_duration_since(Instant::now()));
                 queue = match left {
                     None => self.bell.wait(queue).unwrap_or_else(PoisonError::into_inner),

@@ -249,6 +249,35 @@ async fn every_command_is_answered_whoever_carries_it_out() {
     assert_eq!(engine.read(|aws| aws.efs.counts().0).await, 8 * 100);
 }
 
+/// A journal that takes nothing for a while keeps the thread from letting go, after it has looked into the queue for the last time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_comes_while_the_thread_is_finishing_is_carried_out() {
+    use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
+    use std::io::{Read, Write};
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("aws.jsonl");
+    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let mut pipe = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    fcntl_setfl(&pipe, OFlags::NONBLOCK).unwrap();
+    while pipe.write(&[b' '; 4096]).is_ok() {}
+    let engine = Engine::start(Arc::new(Gated::default()), fresh(), Some(journal)).unwrap();
+    engine.tell(create("told"));
+    let left = loop {
+        // Seldom, so that it is the thread that hands over the journal's lines, when they are due.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let mut command = Box::pin(engine.command(create("given")));
+        if !ready(&mut command).await {
+            break command;
+        }
+    };
+    fcntl_setfl(&pipe, OFlags::empty()).unwrap();
+    std::thread::spawn(move || while pipe.read(&mut [0; 4096]).is_ok() {});
+    let answer = tokio::time::timeout(Duration::from_secs(10), left).await;
+    assert!(answer.expect("the command was left in the queue").is_err(), "it exists by then");
+}
+
 #[tokio::test]
 async fn a_command_is_carried_out_though_its_caller_goes_away() {
     let engine = engine(&Arc::new(Gated::default()));
