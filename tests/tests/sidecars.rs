@@ -1,6 +1,8 @@
 //! The CSI sidecars of the Kubernetes project, unmodified, in the place of our controllers: client-go against our API, and the
 //! built-in drivers' controller services behind it. `make test-sidecars` builds and runs them.
 
+#[path = "sidecars/annotations.rs"]
+mod annotations;
 #[path = "sidecars/answers.rs"]
 mod answers;
 #[path = "exercises/mod.rs"]
@@ -365,4 +367,28 @@ fn exercises_with_the_real_driver() {
     assert!(answers.complaints.is_empty(), "the driver complains:\n{}", answers.complaints.join("\n"));
     // Else nothing was logged.
     assert!(answers.actions.contains_key("AttachVolume"), "the driver's log shows no request");
+}
+
+/// E13: volume-modifier-for-k8s carries annotations of claims to the real driver, by calls of its own beside CSI's.
+#[test]
+fn e13_annotations_with_the_real_driver() {
+    if !ready() {
+        return;
+    }
+    let Some(binary) = real::given() else { return };
+    let modifier = Command::new("volume-modifier").arg("--version").output().is_ok_and(|output| output.status.success());
+    if !modifier {
+        eprintln!("skipped: build volume-modifier with scripts/setup sidecars");
+        return;
+    }
+    let ebbtide = exercises::stack::up(&[OFF, "--drivers=-ebs.csi.aws.com"]);
+    let driver = RealEbs::start(&ebbtide, &binary);
+    let mut sidecars = Sidecars::new(&ebbtide);
+    sidecars.ebs(&driver.socket);
+    sidecars.modifier(&driver.socket);
+    annotations::e13(&exercises::stack::Exercise::new(&ebbtide, "e13"));
+    sidecars.are_content();
+    let answers = driver.answers(&MISTAKES);
+    assert!(answers.complaints.is_empty(), "the driver complains:\n{}", answers.complaints.join("\n"));
+    assert!(answers.actions.contains_key("ModifyVolume"), "the driver's log shows no change");
 }

@@ -16,8 +16,8 @@ use crate::error::Ec2Error;
 
 mod element;
 
-pub use element::Fields;
 pub(crate) use element::{Content, element};
+pub use element::{Fields, Plain};
 
 const EC2: &str = "http://ec2.amazonaws.com/doc/2016-11-15/";
 const HEAD: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
@@ -37,10 +37,10 @@ impl XmlBody {
         written.map(|()| body).map_err(|error| Ec2Error::new("InternalError", error.to_string()))
     }
 
-    /// The same, with fields that `fields` writes (see [`element`]), of so many resources; each is about a kilobyte.
+    /// The same, with fields that `fields` writes (see [`element`]), of so many resources; most take about half a kilobyte.
     pub fn written(action: &str, count: usize, fields: impl FnOnce(&mut String)) -> Self {
         let request_id = request_id();
-        let mut xml = String::with_capacity(1024 * count.clamp(1, 1024));
+        let mut xml = String::with_capacity(1024 + 512 * count.min(2048));
         // Writing to a String cannot fail.
         let _ = write!(xml, "{HEAD}<{action}Response xmlns=\"{EC2}\"><requestId>{request_id}</requestId>");
         fields(&mut xml);
@@ -157,16 +157,6 @@ fn push_display(out: &mut String, value: &(impl Display + ?Sized)) {
     if let Cow::Owned(escaped) = escape(&out[start..]) {
         out.truncate(start);
         out.push_str(&escaped);
-    }
-}
-
-/// Serializes as the text that it displays.
-#[derive(Debug, Clone, Copy)]
-pub struct Text<T>(pub T);
-
-impl<T: Display> Serialize for Text<T> {
-    fn serialize<S: ser::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
     }
 }
 

@@ -55,6 +55,19 @@ impl<'a> Sidecars<'a> {
     }
 
     pub fn start_any(&mut self, program: &str, args: &[&str]) -> usize {
+        let host = format!("{}-{program}", self.running.len());
+        self.start_on(&host, program, args)
+    }
+
+    /// volume-modifier-for-k8s, in the pod of the csi-resizer that was started: it works while that one leads.
+    pub fn modifier(&mut self, socket: &Path) {
+        let (log, _) = self.running.iter().find(|(log, _)| log.ends_with("2-csi-resizer.log")).expect("a csi-resizer");
+        let host = log.file_stem().expect("a name").to_string_lossy().into_owned();
+        let address = format!("--csi-address={}", socket.display());
+        self.start_on(&host, "volume-modifier", &[&*address, "--timeout=60s", "--retry-interval-max=30m"]);
+    }
+
+    fn start_on(&mut self, host: &str, program: &str, args: &[&str]) -> usize {
         let name = format!("{}-{program}", self.running.len());
         // The leader's identity is the host's name: a name of its own each, as pods have.
         let script = r#"hostname "$0" && exec "$@""#;
@@ -63,7 +76,8 @@ impl<'a> Sidecars<'a> {
         let child = self
             .ebbtide
             .command("unshare")
-            .args(["--uts", "sh", "-c", script, &name, program, "--v=5", "--leader-election"])
+            .args(["--uts", "sh", "-c", script, host, program, "--v=5", "--leader-election"])
+            .env("POD_NAMESPACE", "kube-system")
             .arg(format!("--kubeconfig={}", self.ebbtide.info["kubeconfig"].as_str().expect("kubeconfig")))
             .args(["--leader-election-namespace=kube-system"])
             .args(["--leader-election-lease-duration=6s", "--leader-election-renew-deadline=4s", "--leader-election-retry-period=1s"])

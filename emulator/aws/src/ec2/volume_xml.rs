@@ -5,7 +5,7 @@ use model_aws::ec2::{Attachment, Source, State, Volume, VolumeId};
 
 use super::Time;
 use crate::ctx::Ctx;
-use crate::xml::{Fields, Text, element};
+use crate::xml::{Fields, Plain, element};
 
 /// A volume as CreateVolume and DescribeVolumes show it.
 pub struct VolumeXml<'a> {
@@ -17,9 +17,18 @@ pub struct VolumeXml<'a> {
 }
 
 impl<'a> VolumeXml<'a> {
-    pub fn new(state: &'a State, volume: &'a Volume) -> Self {
-        let zone_id = state.network().zone(&volume.zone).map(|zone| zone.id.as_str());
-        Self { seed: state.seed(), zone_id, volume, attachments: true }
+    /// The volumes of an answer.
+    pub fn all(state: &'a State, volumes: &[&'a Volume]) -> impl Iterator<Item = Self> {
+        // Neighbours are mostly in one zone.
+        let mut last: Option<(&str, Option<&str>)> = None;
+        volumes.iter().map(move |volume| {
+            let zone_id = match last {
+                Some((zone, id)) if zone == volume.zone => id,
+                _ => state.network().zone(&volume.zone).map(|zone| zone.id.as_str()),
+            };
+            last = Some((&volume.zone, zone_id));
+            Self { seed: state.seed(), zone_id, volume, attachments: true }
+        })
     }
 
     /// Of a reply.
@@ -32,15 +41,15 @@ impl<'a> VolumeXml<'a> {
         let Self { seed, zone_id, volume, attachments } = *self;
         let id = volume.key.shown(seed);
         let source = |wanted: bool| volume.source_id.as_deref().filter(|_| wanted);
-        element!(out, "volumeId", Text(id));
+        element!(out, "volumeId", Plain(id));
         element!(out, "size", volume.spec.size_gib);
         // Empty where there is none, as on EC2.
         element!(out, "snapshotId", source(matches!(volume.source, Source::Snapshot(_))).unwrap_or_default());
         element!(out, "sourceVolumeId", source(matches!(volume.source, Source::Volume(_))));
         element!(out, "availabilityZone", volume.zone.as_str());
         element!(out, "availabilityZoneId", zone_id);
-        element!(out, "status", volume.status().name());
-        element!(out, "createTime", Text(Time(volume.created_at)));
+        element!(out, "status", Plain(volume.status().name()));
+        element!(out, "createTime", Plain(Time(volume.created_at)));
         let write_attachments = |out: &mut String| {
             for (instance, attachment) in &volume.attachments {
                 element!(out, "item", Fields(|out: &mut String| write_attachment(out, id, instance, attachment)));
@@ -57,7 +66,7 @@ impl<'a> VolumeXml<'a> {
             }
         };
         element!(out, "tagSet", (!volume.tags.is_empty()).then_some(Fields(write_tags)));
-        element!(out, "volumeType", volume.spec.volume_type.name());
+        element!(out, "volumeType", Plain(volume.spec.volume_type.name()));
         element!(out, "iops", volume.spec.iops);
         element!(out, "throughput", volume.spec.throughput);
         element!(out, "encrypted", volume.encrypted);
@@ -80,11 +89,11 @@ pub fn write_set<'a>(out: &mut String, volumes: impl Iterator<Item = VolumeXml<'
 }
 
 pub fn write_attachment(out: &mut String, volume: VolumeId, instance: &str, attachment: &Attachment) {
-    element!(out, "volumeId", Text(volume));
+    element!(out, "volumeId", Plain(volume));
     element!(out, "instanceId", instance);
     element!(out, "device", attachment.device.as_str());
-    element!(out, "status", attachment.status().name());
-    element!(out, "attachTime", Text(Time(attachment.attached_at)));
+    element!(out, "status", Plain(attachment.status().name()));
+    element!(out, "attachTime", Plain(Time(attachment.attached_at)));
     element!(out, "deleteOnTermination", false);
     element!(out, "ebsCardIndex", attachment.card_index);
 }

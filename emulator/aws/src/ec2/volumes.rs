@@ -123,7 +123,7 @@ pub async fn describe(ctx: &Ctx, params: &Params) -> Answer {
     // Written under the lock: to copy the volumes first takes longer.
     let answer = ctx.engine.read(|aws| {
         let page = aws.ec2.describe_volumes(&request.ids, &request.filter, &paging).map_err(|reject| error_of(&reject))?;
-        let shown = page.items.iter().map(|volume| VolumeXml::new(&aws.ec2, volume));
+        let shown = VolumeXml::all(&aws.ec2, &page.items);
         Ok(XmlBody::written("DescribeVolumes", page.items.len(), |out| volume_xml::write_set(out, shown, page.next_token.as_deref())))
     });
     answer.await

@@ -29,7 +29,7 @@ fn lists_are_items_and_none_is_absent() {
     let mut out = String::new();
     write_fields(&mut out, &volume, "item").unwrap();
     let mut shown = String::new();
-    write_fields(&mut shown, &[Text("c<d"), Text("e")].as_slice(), "item").unwrap();
+    write_fields(&mut shown, &[format_args!("c<d"), format_args!("e")].as_slice(), "item").unwrap();
     assert_eq!(shown, "<item>c&lt;d</item><item>e</item>");
     assert_eq!(
         out,

@@ -13,14 +13,14 @@ use crate::xml::write_fields;
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Shape<'a> {
-    volume_id: Text<VolumeId>,
+    volume_id: String,
     size: u32,
     snapshot_id: &'a str,
     source_volume_id: Option<&'a str>,
     availability_zone: &'a str,
     availability_zone_id: Option<&'a str>,
     status: &'static str,
-    create_time: Text<Time>,
+    create_time: String,
     attachment_set: Option<Vec<AttachmentShape<'a>>>,
     tag_set: Option<Vec<TagShape<'a>>>,
     volume_type: &'static str,
@@ -36,11 +36,11 @@ struct Shape<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct AttachmentShape<'a> {
-    volume_id: Text<VolumeId>,
+    volume_id: String,
     instance_id: &'a str,
     device: &'a str,
     status: &'static str,
-    attach_time: Text<Time>,
+    attach_time: String,
     delete_on_termination: bool,
     ebs_card_index: Option<u32>,
 }
@@ -68,24 +68,24 @@ impl<'a> Shape<'a> {
             Source::Volume(_) => (None, volume.source_id.as_deref()),
         };
         let attachments = volume.attachments.iter().map(|(instance_id, attachment)| AttachmentShape {
-            volume_id: Text(id),
+            volume_id: id.to_string(),
             instance_id,
             device: &attachment.device,
             status: attachment.status().name(),
-            attach_time: Text(Time(attachment.attached_at)),
+            attach_time: Time(attachment.attached_at).to_string(),
             delete_on_termination: false,
             ebs_card_index: attachment.card_index,
         });
         let tags = volume.tags.iter().map(|(key, value)| TagShape { key, value });
         Self {
-            volume_id: Text(id),
+            volume_id: id.to_string(),
             size: volume.spec.size_gib,
             snapshot_id: snapshot.unwrap_or_default(),
             source_volume_id: copied,
             availability_zone: &volume.zone,
             availability_zone_id: shown.zone_id,
             status: volume.status().name(),
-            create_time: Text(Time(volume.created_at)),
+            create_time: Time(volume.created_at).to_string(),
             attachment_set: shown.attachments.then(|| attachments.collect()),
             tag_set: (!volume.tags.is_empty()).then(|| tags.collect()),
             volume_type: volume.spec.volume_type.name(),
