@@ -167,7 +167,9 @@ fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
 /// Names and values. Most have nothing to decode and are borrowed.
 fn pairs(text: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     // All bytes are looked at, so that the compiler takes many at once.
-    let coded = |pair: &str| pair.bytes().fold(false, |any, byte| any | matches!(byte, b'%' | b'+'));
+    let is_coded = |text: &str| text.bytes().fold(false, |any, byte| any | matches!(byte, b'%' | b'+'));
+    let any_coded = is_coded(text);
+    let coded = move |pair: &str| any_coded && is_coded(pair);
     text.split('&').filter_map(move |pair| match cut(pair, b'=') {
         Some((name, value)) if !coded(pair) => Some((name.into(), value.into())),
         Some(_) | None => form_urlencoded::parse(pair.as_bytes()).next(),

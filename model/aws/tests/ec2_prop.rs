@@ -220,7 +220,7 @@ fn indexes_agree(outside: &Outside) -> Result<(), TestCaseError> {
     asked.extend(outside.state.snapshots().map(|snapshot| ("snapshot-id", snapshot.key.id(outside.state.seed()))));
     for (name, value) in asked {
         let keys = |value: &str| {
-            let page = outside.state.describe_volumes(&[], &filter(name, value), &Paging::default()).unwrap();
+            let page = outside.state.describe_volumes(&[""; 0], &filter(name, value), &Paging::default()).unwrap();
             page.items.iter().map(|volume| volume.key).collect::<Vec<_>>()
         };
         prop_assert_eq!(keys(&value), keys(&scan(&value)), "{} {}", name, value);

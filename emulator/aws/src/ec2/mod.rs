@@ -225,14 +225,18 @@ fn tag_set(tags: &Tags) -> Option<Vec<Tag>> {
     (!tags.is_empty()).then_some(tags)
 }
 
-/// Declares the request of a describe call: the name of its ids, and lists that it has beside the common parameters.
+/// Declares the request of a describe call: the name of its ids (and their type, where one answer may be asked for many), and lists
+/// that it has beside the common parameters.
 macro_rules! describe_request {
     ($name:ident, $ids:literal $(, $extra:ident)*) => {
+        $crate::ec2::describe_request!($name, $ids: String $(, $extra)*);
+    };
+    ($name:ident, $ids:literal: $id:ty $(, $extra:ident)*) => {
         #[derive(Debug, Default, serde::Deserialize)]
         #[serde(rename_all = "PascalCase", default)]
         struct $name {
             #[serde(rename = $ids)]
-            ids: Vec<String>,
+            ids: Vec<$id>,
             filter: Vec<model_aws::ec2::Filter>,
             max_results: Option<i64>,
             next_token: Option<String>,
@@ -246,7 +250,7 @@ macro_rules! describe_request {
             /// Reads and checks the parameters; a dry run ends here.
             fn read(params: &crate::query::Params) -> Result<(Self, model_aws::ec2::Paging), crate::error::Ec2Error> {
                 let request: Self = params.read()?;
-                crate::ec2::check_lists(&request.ids, &request.filter)?;
+                crate::ec2::check_lists(request.ids.len(), &request.filter)?;
                 let paging = crate::ec2::paging(request.max_results, request.next_token.clone())?;
                 crate::ec2::end_of_dry_run(params)?;
                 Ok((request, paging))
@@ -256,11 +260,11 @@ macro_rules! describe_request {
 }
 use describe_request;
 
-fn check_lists(ids: &[String], filters: &[Filter]) -> Result<(), Ec2Error> {
+fn check_lists(ids: usize, filters: &[Filter]) -> Result<(), Ec2Error> {
     if filters.len() > 200 || filters.iter().any(|filter| filter.values.len() > 200) {
         return Err(Ec2Error::new("FilterLimitExceeded", "The maximum number of filters or of filter values is 200."));
     }
-    if ids.len() > 1000 {
+    if ids > 1000 {
         return Err(Ec2Error::new("InvalidParameterValue", "The maximum number of resource ids in a request is 1000."));
     }
     Ok(())

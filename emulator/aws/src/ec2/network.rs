@@ -52,7 +52,7 @@ struct ZoneXml {
 
 pub async fn zones(ctx: &Ctx, params: &Params) -> Answer {
     let request: DescribeZonesRequest = params.read()?;
-    check_lists(&[], &request.filter)?;
+    check_lists(0, &request.filter)?;
     let world = &ctx.world;
     let invalid = |given: &String| Ec2Error::new("InvalidParameterValue", format!("Invalid availability zone: [{given}]"));
     if let Some(name) = request.zone_name.iter().find(|name| !world.zones.iter().any(|zone| zone.name == **name)) {
@@ -125,7 +125,7 @@ struct RegionXml {
 
 pub async fn regions(ctx: &Ctx, params: &Params) -> Answer {
     let request: DescribeRegionsRequest = params.read()?;
-    check_lists(&[], &request.filter)?;
+    check_lists(0, &request.filter)?;
     let region = &ctx.world.region;
     if let Some(name) = request.region_name.iter().find(|name| *name != region) {
         return Err(Ec2Error::new("InvalidParameterValue", format!("Invalid region: [{name}]")));

@@ -365,7 +365,7 @@ struct DescribeRulesRequest {
 
 pub async fn describe_rules(ctx: &Ctx, params: &Params) -> Answer {
     let request: DescribeRulesRequest = params.read()?;
-    check_lists(&request.security_group_rule_id, &request.filter)?;
+    check_lists(request.security_group_rule_id.len(), &request.filter)?;
     let paging = paging(request.max_results, request.next_token)?;
     end_of_dry_run(params)?;
     let answer = ctx.engine.read(|aws| {

@@ -72,7 +72,7 @@ struct TagDescription {
 
 pub async fn describe(ctx: &Ctx, params: &Params) -> Answer {
     let request: DescribeTagsRequest = params.read()?;
-    check_lists(&[], &request.filter)?;
+    check_lists(0, &request.filter)?;
     let paging = paging(request.max_results, request.next_token)?;
     end_of_dry_run(params)?;
     let answer = ctx.engine.read(|aws| {

@@ -10,7 +10,8 @@ use crate::error::Ec2Error;
 use crate::query::Params;
 use crate::xml::XmlBody;
 
-super::describe_request!(DescribeVolumesRequest, "VolumeId");
+// Ids are short enough to need no allocation each.
+super::describe_request!(DescribeVolumesRequest, "VolumeId": compact_str::CompactString);
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]

@@ -67,7 +67,7 @@ impl State {
         Ok(Page { items: page, next_token })
     }
 
-    pub fn describe_volumes(&self, ids: &[String], filters: &[Filter], paging: &Paging) -> Result<Page<&Volume>, Reject> {
+    pub fn describe_volumes(&self, ids: &[impl AsRef<str>], filters: &[Filter], paging: &Paging) -> Result<Page<&Volume>, Reject> {
         filter::check::<Fields<&Volume>>(filters)?;
         let (most, after) = self.open(paging, !ids.is_empty())?;
         let named = self.named(Kind::Volume, ids, |id| {
@@ -190,7 +190,7 @@ impl State {
     fn named<'a, K: Ord, R>(
         &self,
         kind: Kind,
-        ids: &[String],
+        ids: &[impl AsRef<str>],
         find: impl Fn(&str) -> Result<Option<(&'a K, &'a R)>, Reject>,
     ) -> Result<Option<Vec<(&'a K, &'a R)>>, Reject> {
         if ids.is_empty() {
@@ -198,9 +198,10 @@ impl State {
         }
         let (mut rows, mut missing) = (Vec::with_capacity(ids.len()), Vec::new());
         for id in ids {
+            let id = id.as_ref();
             match find(id)? {
                 Some(row) => rows.push(row),
-                None => missing.push(id.clone()),
+                None => missing.push(id.to_owned()),
             }
         }
         rows.sort_by_key(|(key, _)| *key);

@@ -5,6 +5,8 @@ use crate::{Aws, Dirty};
 
 mod snapshots;
 
+const NO_IDS: [&str; 0] = [];
+
 fn state(profile: Profile) -> State {
     State::new(&World { devices: false, ..World::default() }, profile)
 }
@@ -68,7 +70,7 @@ fn filter(name: &str, values: &[&str]) -> Vec<Filter> {
 }
 
 fn described(state: &State, filters: &[Filter]) -> Vec<String> {
-    let page = state.describe_volumes(&[], filters, &Paging::default()).unwrap();
+    let page = state.describe_volumes(&NO_IDS, filters, &Paging::default()).unwrap();
     page.items.iter().map(|volume| volume.key.id(state.seed)).collect()
 }
 
@@ -326,7 +328,7 @@ fn ids_are_all_or_nothing_and_filters_never_fail() {
     assert_eq!(described(&state, &filter("availability-zone-id", &["use1-az1"])), [a.clone(), b]);
     let both = [filter("status", &["available"]), filter("tag:CSIVolumeName", &["pvc-a"])].concat();
     assert_eq!(described(&state, &both), [a]);
-    let unknown = state.describe_volumes(&[], &filter("colour", &["red"]), &Paging::default()).unwrap_err();
+    let unknown = state.describe_volumes(&NO_IDS, &filter("colour", &["red"]), &Paging::default()).unwrap_err();
     assert_eq!(reject_to_error(&unknown).1, "The filter 'colour' is invalid");
 }
 
@@ -337,7 +339,7 @@ fn pages_follow_each_other_in_the_order_of_creation() {
     for filters in [vec![], filter("availability-zone", &["us-east-1a"]), filter("status", &["available", "in-use"])] {
         let (mut seen, mut next_token) = (Vec::new(), None);
         loop {
-            let page = state.describe_volumes(&[], &filters, &Paging { max_results: Some(5), next_token }).unwrap();
+            let page = state.describe_volumes(&NO_IDS, &filters, &Paging { max_results: Some(5), next_token }).unwrap();
             seen.extend(page.items.iter().map(|volume| volume.key.id(state.seed)));
             next_token = page.next_token;
             if next_token.is_none() {
@@ -348,9 +350,9 @@ fn pages_follow_each_other_in_the_order_of_creation() {
     }
     let paging =
         |max_results, next_token: Option<&str>| Paging { max_results: Some(max_results), next_token: next_token.map(str::to_owned) };
-    assert_eq!(state.describe_volumes(&[], &[], &paging(0, None)).unwrap().items.len(), 13);
-    assert!(matches!(state.describe_volumes(&[], &[], &paging(4, None)), Err(Reject::MaxResultsTooSmall { .. })));
-    assert!(matches!(state.describe_volumes(&[], &[], &paging(5, Some("x"))), Err(Reject::InvalidNextToken { .. })));
+    assert_eq!(state.describe_volumes(&NO_IDS, &[], &paging(0, None)).unwrap().items.len(), 13);
+    assert!(matches!(state.describe_volumes(&NO_IDS, &[], &paging(4, None)), Err(Reject::MaxResultsTooSmall { .. })));
+    assert!(matches!(state.describe_volumes(&NO_IDS, &[], &paging(5, Some("x"))), Err(Reject::InvalidNextToken { .. })));
 }
 
 #[test]
