@@ -38,6 +38,7 @@ pub enum Command {
     Search(crate::search::SearchArgs),
     Replay(crate::search::ReplayArgs),
     Trace(crate::search::TraceArgs),
+    Check(crate::check::CheckArgs),
     Import(crate::import::ImportArgs),
     /// Work with nodes.
     Node(NodeArgs),
@@ -238,7 +239,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub data: DataArgs,
     /// Scenario files, directories of them, or names in the library.
-    #[arg(required_unless_present_any = ["list", "schema", "invariants"], value_name = "SCENARIO")]
+    #[arg(required_unless_present_any = ["list", "schema", "invariants", "world"], value_name = "SCENARIO")]
     pub scenarios: Vec<String>,
     /// Run on the real devices of a running ebbtide (start one with `ebbtide up`).
     #[arg(long)]
@@ -270,6 +271,9 @@ pub struct RunArgs {
     /// List the invariants that are watched, and who can see them.
     #[arg(long)]
     pub invariants: bool,
+    /// Print the world with which `ebbtide up --world` has the nodes that the library's live runs need.
+    #[arg(long)]
+    pub world: bool,
 }
 
 #[derive(Args)]

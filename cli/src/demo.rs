@@ -79,12 +79,7 @@ async fn exercises(places: &Places, guard: &mut Guard) -> anyhow::Result<ExitCod
         up.endpoint(),
         up.kube
     );
-    let target = scenarios::live::Target {
-        aws_endpoint: up.endpoint(),
-        region: up.region.clone(),
-        kubeconfig: up.kubeconfig,
-        credentials: ("test".into(), "test".into()),
-    };
+    let target = up.target(places);
     let (mut passed, mut failed) = (0, 0);
     for (name, _) in scenarios::library().iter().filter(|(name, _)| EXERCISES.contains(name)) {
         let scenario = scenarios::load(name)?;

@@ -3,6 +3,7 @@
 
 mod agent;
 mod args;
+mod check;
 mod demo;
 mod doctor;
 mod efs;
@@ -81,6 +82,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Search(args) => search::search(&args),
         Command::Replay(args) => search::replay(&args),
         Command::Trace(args) => search::trace(&args),
+        Command::Check(args) => check::check(&args),
         Command::Import(args) => import::import(&args),
         Command::Node(args) => node::node(args),
         Command::Fault(args) => fault::fault(&args),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use emulator_common::csi::faults::Rule;
 use emulator_common::places::Places;
 use emulator_node::NodeConfig;
 use emulator_node::config::{MetadataEndpoints, first_loop, inside};
@@ -228,6 +229,8 @@ pub fn clean(places: &Places) {
     emulator_node::loops::remove_all_under(&places.volumes());
     // Sockets that nobody serves any more.
     let _ = std::fs::remove_dir_all(places.run());
+    // Faults of a run that did not come to its end.
+    let _ = std::fs::remove_file(places.csi_faults());
 }
 
 pub fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
@@ -241,21 +244,16 @@ pub fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
         }
         NodeCommand::Kill { data, node } => {
-            let places = data.places()?;
-            let dir = known(&places, &node)?;
-            std::fs::write(dir.join(OFF), b"").with_context(|| format!("writing in {}", dir.display()))?;
-            emulator_node::stop(&places, &node, Duration::ZERO);
+            power_off(&data.places()?, &node)?;
             println!("{node} is off; `ebbtide node start {node}` boots it");
             Ok(ExitCode::SUCCESS)
         }
         NodeCommand::Start { data, node } => {
             let places = data.places()?;
             Up::running(&places)?;
-            let dir = known(&places, &node)?;
-            match std::fs::remove_file(dir.join(OFF)) {
-                Ok(()) => println!("{node} boots"),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => println!("{node} is not switched off"),
-                Err(error) => return Err(error).context("removing the mark of a node that is off"),
+            match power_on(&places, &node)? {
+                true => println!("{node} boots"),
+                false => println!("{node} is not switched off"),
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -266,6 +264,51 @@ pub fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
             let hooks = emulator_node::NodeHooks { efs: Some(Box::new(crate::efs::serve)) };
             match emulator_node::run(config, hooks)? {}
         }
+    }
+}
+
+/// Cuts a node's power; it stays off.
+fn power_off(places: &Places, node: &str) -> anyhow::Result<()> {
+    let dir = known(places, node)?;
+    std::fs::write(dir.join(OFF), b"").with_context(|| format!("writing in {}", dir.display()))?;
+    emulator_node::stop(places, node, Duration::ZERO);
+    Ok(())
+}
+
+/// Lets a node boot. False: it was not switched off.
+fn power_on(places: &Places, node: &str) -> anyhow::Result<bool> {
+    match std::fs::remove_file(known(places, node)?.join(OFF)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).context("removing the mark of a node that is off"),
+    }
+}
+
+/// The machines of an ebbtide, for live runs.
+pub struct Machines(pub Places);
+
+impl scenarios::live::Machines for Machines {
+    fn power_off(&self, node: &str) -> Result<(), String> {
+        power_off(&self.0, node).map_err(|error| format!("{error:#}"))
+    }
+
+    fn power_on(&self, node: &str) -> Result<(), String> {
+        power_on(&self.0, node).map(drop).map_err(|error| format!("{error:#}"))
+    }
+
+    fn meet(&self, rules: &[Rule]) -> Result<(), String> {
+        let file = self.0.csi_faults();
+        let failed = |error: std::io::Error| format!("writing {}: {error}", file.display());
+        if rules.is_empty() {
+            return match std::fs::remove_file(&file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(error)),
+                _ => Ok(()),
+            };
+        }
+        // Whole or not at all: drivers read it at any time.
+        let new = file.with_extension("new");
+        let text = serde_json::to_vec_pretty(rules).map_err(|error| error.to_string())?;
+        std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &file)).map_err(failed)
     }
 }
 

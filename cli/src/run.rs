@@ -23,6 +23,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if args.invariants {
         return invariants(args.data.output);
     }
+    if args.world {
+        print!("{}", scenarios::library::LIVE_WORLD);
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.scenarios.is_empty() {
         bail!("which scenario? `ebbtide run --list` shows the library");
     }
@@ -160,15 +164,9 @@ fn list(format: Format) -> anyhow::Result<ExitCode> {
 }
 
 fn live(scenario: &Scenario, args: &RunArgs) -> anyhow::Result<Report> {
-    let up = Up::running(&args.data.places()?)?;
+    let places = args.data.places()?;
+    let target = Up::running(&places)?.target(&places);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let secret = std::env::var("EBBTIDE_SECRET_KEY").unwrap_or_else(|_| "test".into());
-    let target = scenarios::live::Target {
-        aws_endpoint: up.endpoint(),
-        region: up.region.clone(),
-        kubeconfig: up.kubeconfig,
-        credentials: (up.access_key, secret),
-    };
     let quiet = args.data.output == Format::Json || args.scenarios.len() > 1;
     Ok(runtime.block_on(async {
         match quiet {

@@ -61,6 +61,18 @@ impl Up {
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.aws)
     }
+
+    /// Where live runs and checks go.
+    pub fn target(&self, places: &Places) -> scenarios::live::Target {
+        let secret = std::env::var("EBBTIDE_SECRET_KEY").unwrap_or_else(|_| "test".into());
+        scenarios::live::Target {
+            aws_endpoint: self.endpoint(),
+            region: self.region.clone(),
+            kubeconfig: self.kubeconfig.clone(),
+            credentials: (self.access_key.clone(), secret),
+            machines: Some(std::sync::Arc::new(crate::node::Machines(places.clone()))),
+        }
+    }
 }
 
 /// The lock of a data directory; held by `up` for its life, and in it who holds it: known from the first moment, before there is an

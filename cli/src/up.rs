@@ -210,6 +210,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
             aws_endpoint: format!("http://{local_aws}"),
             region: world.region.clone(),
             credentials,
+            faults: places.csi_faults(),
         },
         stop.clone(),
     ));

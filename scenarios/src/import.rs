@@ -103,6 +103,24 @@ pub fn import(sources: &[Source<'_>], options: &Options) -> Result<Imported, Imp
     build::build(timeline, options)
 }
 
+/// The audit records of files, each with where it stands.
+pub(crate) fn audit_records(sources: &[Source<'_>]) -> Result<Vec<(String, serde_json::Value)>, ImportError> {
+    let mut records = Vec::new();
+    for source in sources {
+        read::read(source, &mut records)?;
+    }
+    let other = records.iter().find(|record| record.form != read::Form::Audit);
+    match other {
+        Some(record) => Err(ImportError::Record { record: record.from.clone(), message: "is no audit record".into() }),
+        None => Ok(records.into_iter().map(|record| (record.from, record.json)).collect()),
+    }
+}
+
+/// Whether a name in an audit log is a person's or a tool's, and not that of a part of the cluster.
+pub(crate) fn is_user(name: &str) -> bool {
+    audit::is_user(name)
+}
+
 impl Imported {
     /// The scenario's file: what is not known stands at its head.
     pub fn to_yaml(&self) -> Result<String, serde_yaml::Error> {

@@ -1,8 +1,8 @@
 //! What must hold in every world (kubernetes-storage-path.md §8), by name and in this one place.
 //!
-//! [`facts`] looks at a whole state from time to time; it is for worlds that can only be asked, a live one or a foreign cluster.
-//! [`watch`] is told each thing that happens and keeps what it needs to know, so that its cost follows what a step touched; it is
-//! for the virtual world, which hides nothing.
+//! [`watch`] is told each thing that happens and keeps what it needs to know, so that its cost follows what a step touched. The virtual
+//! world, which hides nothing, tells it all; of a live world or a foreign cluster it gets what the two APIs show.
+//! [`facts`] compares what there is before a scenario with what it leaves.
 
 mod attach;
 mod calls;
@@ -20,7 +20,7 @@ pub mod table;
 mod tests;
 pub mod watch;
 
-pub use facts::{ClaimFact, Facts, PvFact, Violation, VolumeFact, no_leak, safety};
+pub use facts::{Facts, Violation, no_leak};
 pub use seen::Seen;
 pub use table::{Invariant, NAMES, Reach, all};
 pub use watch::{Found, Watch};

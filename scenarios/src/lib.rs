@@ -1,6 +1,7 @@
 //! Scenarios: a YAML language for exercises and incidents of the storage path, a runner that plays one file either in
 //! virtual time ([`world`]) or against a running ebbtide with real devices ([`live`]), and the invariants that both watch.
 
+pub mod audit;
 pub mod engine;
 pub mod import;
 pub mod invariants;

@@ -7,6 +7,15 @@ use crate::language::{LoadError, Scenario, parse};
 /// Name and text of each file in `library/` and its folders, in the order of their paths (made by `build.rs`).
 const LIBRARY: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/library.rs"));
 
+/// A world in which each scenario of the library that can be played on real devices finds its nodes (`ebbtide up --world`).
+pub const LIVE_WORLD: &str = "\
+# Two nodes in one zone, and one in another.
+instances:
+- {privateIp: 10.0.1.10, zone: us-east-1a, type: m5.large}
+- {privateIp: 10.0.1.11, zone: us-east-1a, type: m5.large}
+- {privateIp: 10.0.2.10, zone: us-east-1b, type: m5.large}
+";
+
 /// The library: name and text of each file.
 pub fn library() -> &'static [(&'static str, &'static str)] {
     LIBRARY
@@ -59,6 +68,7 @@ pub fn load(path_or_name: &str) -> Result<Scenario, LoadError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::language::EngineName;
 
     #[test]
     fn the_library_loads_under_its_names() {
@@ -67,6 +77,19 @@ mod tests {
             assert_eq!(scenario.metadata.name, *name);
         }
         assert_eq!(load("f02").unwrap().metadata.name, "f02-efs-dynamic");
+    }
+
+    #[test]
+    fn the_live_world_has_the_nodes_of_each_live_scenario() {
+        let world: model_aws::world::World = serde_yaml::from_str(LIVE_WORLD).unwrap();
+        for scenario in load_all("library").unwrap().iter().filter(|scenario| scenario.plays_in(EngineName::Live)) {
+            let nodes: Vec<_> = scenario.spec.world.iter().flat_map(|world| &world.nodes).collect();
+            for node in &nodes {
+                let wanted = nodes.iter().filter(|other| other.zone == node.zone).count();
+                let there = world.nodes().iter().filter(|other| other.zone == node.zone).count();
+                assert!(there >= wanted, "{} wants {wanted} nodes in {}", scenario.metadata.name, node.zone);
+            }
+        }
     }
 
     #[test]

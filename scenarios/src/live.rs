@@ -1,24 +1,43 @@
 //! The real world: a running ebbtide, or anything else that answers the AWS API and the Kubernetes API.
 
 mod aws;
+pub(crate) mod changes;
+pub mod check;
 mod kubernetes;
+mod nodes;
 mod query;
+mod trouble;
 mod xml;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use emulator_common::csi::faults::Rule;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use crate::engine::{Applied, Engine, EngineError, Output};
-use crate::invariants::{ClaimFact, Facts, PvFact, VolumeFact};
-use crate::language::{Scenario, Target as ObjectTarget};
+use crate::invariants::{Facts, Found};
+use crate::language::{Fault, Scenario, Target as ObjectTarget};
 use crate::report::{Observer, Report};
 use crate::runner;
+use nodes::Nodes;
+use trouble::Troubles;
+
+/// The machines below a cluster, for who started them: what a live run can do to them.
+pub trait Machines: Send + Sync {
+    /// Cuts a node's power, as `ebbtide node kill`.
+    fn power_off(&self, node: &str) -> Result<(), String>;
+    /// Gives it back.
+    fn power_on(&self, node: &str) -> Result<(), String>;
+    /// What calls to the built-in drivers meet from now on.
+    fn meet(&self, rules: &[Rule]) -> Result<(), String>;
+}
 
 /// Where a live run happens.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Target {
     /// `http://127.0.0.1:4566`.
     pub aws_endpoint: String,
@@ -27,6 +46,8 @@ pub struct Target {
     pub region: String,
     /// Access key and secret; ebbtide takes any unless it was started with `--auth verify`.
     pub credentials: (String, String),
+    /// None: nobody can make trouble below the cluster.
+    pub machines: Option<Arc<dyn Machines>>,
 }
 
 impl Target {
@@ -37,6 +58,7 @@ impl Target {
             kubeconfig: kubeconfig.into(),
             region: "us-east-1".into(),
             credentials: ("test".into(), "test".into()),
+            machines: None,
         }
     }
 }
@@ -44,8 +66,14 @@ impl Target {
 /// Plays a scenario on real devices. A run that fails takes down what it made.
 pub async fn run(scenario: &Scenario, target: &Target, observer: &mut dyn Observer) -> Report {
     let start = Instant::now();
-    let played = match Live::new(target, start).await {
-        Ok(mut live) => runner::play(scenario, &mut live, observer).await,
+    let played = match Live::new(scenario, target, start).await {
+        Ok(mut live) => {
+            let played = runner::play(scenario, &mut live, observer).await;
+            if let Err(error) = live.troubles.clear().await {
+                observer.note(&format!("a fault of this run is still at work: {error}"));
+            }
+            played
+        }
         Err(error) => runner::Played::not_begun(error.to_string()),
     };
     Report {
@@ -64,13 +92,46 @@ pub async fn run(scenario: &Scenario, target: &Target, observer: &mut dyn Observ
 
 struct Live {
     start: Instant,
+    /// Since the Unix epoch.
+    began: Duration,
+    /// The invariants that can be seen from outside, and the task that keeps looking.
+    check: Arc<Mutex<check::Check>>,
+    looking: tokio::task::JoinHandle<()>,
+    nodes: Nodes,
+    troubles: Troubles,
     aws: aws::Client,
     kubernetes: kubernetes::Cluster,
 }
 
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.looking.abort();
+    }
+}
+
+/// Looks on, whatever the scenario does meanwhile.
+async fn look_on(check: Arc<Mutex<check::Check>>) {
+    loop {
+        tokio::time::sleep(check::ROUND).await;
+        if let Err(error) = check.lock().await.advance().await {
+            tracing::warn!(%error, "the invariants are no longer looked at");
+            return;
+        }
+    }
+}
+
 impl Live {
-    async fn new(target: &Target, start: Instant) -> Result<Self, EngineError> {
-        Ok(Self { start, aws: aws::Client::new(target), kubernetes: kubernetes::Cluster::connect(&target.kubeconfig).await? })
+    async fn new(scenario: &Scenario, target: &Target, start: Instant) -> Result<Self, EngineError> {
+        let mut kubernetes = kubernetes::Cluster::connect(&target.kubeconfig).await?;
+        let nodes = Nodes::find(scenario, &kubernetes.list(None, "Node", None).await?)?;
+        let place = check::Place { kubeconfig: target.kubeconfig.clone(), ec2: Some(target.clone()), names: None };
+        let mut check = check::Check::begin(&place).await?;
+        // What did not hold before is not this scenario's.
+        check.take();
+        let check = Arc::new(Mutex::new(check));
+        let looking = tokio::spawn(look_on(check.clone()));
+        let (troubles, aws) = (Troubles::new(target), aws::Client::new(target));
+        Ok(Self { start, began: check::now(), check, looking, nodes, troubles, aws, kubernetes })
     }
 
     /// All items of a describe that answers in pages.
@@ -117,19 +178,50 @@ impl Engine for Live {
         self.aws.call(service, command, parameters).await
     }
     async fn get(&mut self, target: &ObjectTarget) -> Result<Option<Value>, EngineError> {
-        self.kubernetes.get(target).await
+        let found = self.kubernetes.get(&self.nodes.target(target)).await?;
+        Ok(found.map(|object| self.nodes.inward(&object)))
     }
     async fn list(&mut self, api_version: Option<&str>, kind: &str, namespace: Option<&str>) -> Result<Vec<Value>, EngineError> {
-        self.kubernetes.list(api_version, kind, namespace).await
+        let found = self.kubernetes.list(api_version, kind, namespace).await?;
+        Ok(found.iter().map(|object| self.nodes.inward(object)).collect())
     }
     async fn apply(&mut self, object: &Value) -> Result<Applied, EngineError> {
-        self.kubernetes.apply(object).await
+        self.kubernetes.apply(&self.nodes.outward(object)).await
     }
     async fn delete(&mut self, target: &ObjectTarget, grace_seconds: Option<u32>) -> Result<(), EngineError> {
-        self.kubernetes.delete(target, grace_seconds).await
+        self.kubernetes.delete(&self.nodes.target(target), grace_seconds).await
     }
     async fn exec(&mut self, namespace: &str, pod: &str, container: Option<&str>, command: &[String]) -> Result<Output, EngineError> {
         self.kubernetes.exec(namespace, pod, container, command).await
+    }
+
+    async fn fault(&mut self, fault: &Fault) -> Result<(), EngineError> {
+        let done = self.troubles.cause(fault, &self.nodes).await;
+        self.check.lock().await.faults(self.troubles.active());
+        done
+    }
+
+    async fn violations(&mut self) -> Vec<Found> {
+        let mut found = self.check.lock().await.take();
+        found.iter_mut().for_each(|found| found.at = found.at.saturating_sub(self.began));
+        found
+    }
+
+    /// What began in this run and is still due gets the time that it has, and no more.
+    async fn settled(&mut self) {
+        let mut check = self.check.lock().await;
+        let mut last = None;
+        loop {
+            if let Err(error) = check.catch_up().await {
+                tracing::warn!(%error, "the invariants were not looked at to the end");
+                return;
+            }
+            let due = check.due(self.began);
+            let last = *last.get_or_insert(due);
+            if due.is_none() || last.is_none_or(|last| check::now() > last) {
+                return;
+            }
+        }
     }
 
     /// Devices and mounts are inside the nodes and not visible from here; what is visible is what any user sees.
@@ -137,12 +229,10 @@ impl Engine for Live {
         let mut facts = Facts::default();
         let volumes = self.aws.call("ec2", "describe-volumes", &json!({})).await?;
         for volume in volumes["Volumes"].as_array().into_iter().flatten() {
-            let attachments = volume["Attachments"].as_array().into_iter().flatten();
-            facts.volumes.push(VolumeFact {
-                id: text(volume, "/VolumeId"),
-                multi_attach: volume["MultiAttachEnabled"] == json!(true),
-                instances: attachments.filter(|a| a["State"] != "detached").map(|a| text(a, "/InstanceId")).collect(),
-            });
+            let id = text(volume, "/VolumeId");
+            let attachments = volume["Attachments"].as_array().into_iter().flatten().filter(|of| of["State"] != "detached");
+            facts.attachments.extend(attachments.map(|of| format!("{id} on {}", text(of, "/InstanceId"))));
+            facts.volumes.insert(id);
         }
         facts.file_systems = self.ids("describe-file-systems", "FileSystems", "FileSystemId", json!({})).await?;
         for id in &facts.file_systems {
@@ -154,22 +244,12 @@ impl Engine for Live {
             }
         }
         facts.access_points = self.ids("describe-access-points", "AccessPoints", "AccessPointId", json!({})).await?;
-        for pv in self.kubernetes.list(None, "PersistentVolume", None).await? {
-            let claim = pv
-                .pointer("/spec/claimRef")
-                .map(|claim| (format!("{}/{}", text(claim, "/namespace"), text(claim, "/name")), text(claim, "/uid")));
-            facts.persistent_volumes.push(PvFact { name: text(&pv, "/metadata/name"), claim });
-        }
-        for claim in self.kubernetes.list_everywhere("PersistentVolumeClaim").await? {
-            facts.claims.push(ClaimFact {
-                name: format!("{}/{}", text(&claim, "/metadata/namespace"), text(&claim, "/metadata/name")),
-                uid: text(&claim, "/metadata/uid"),
-                bound: claim.pointer("/status/phase") == Some(&json!("Bound")),
-                volume: claim.pointer("/spec/volumeName").and_then(Value::as_str).map(str::to_owned),
-            });
-        }
-        let attachments = self.kubernetes.list(None, "VolumeAttachment", None).await?;
-        facts.volume_attachments = attachments.iter().map(|attachment| text(attachment, "/metadata/name")).collect();
+        let names = |objects: Vec<Value>| objects.iter().map(|object| text(object, "/metadata/name")).collect();
+        facts.persistent_volumes = names(self.kubernetes.list(None, "PersistentVolume", None).await?);
+        let claims = self.kubernetes.list_everywhere("PersistentVolumeClaim").await?;
+        let path = |claim: &Value| format!("{}/{}", text(claim, "/metadata/namespace"), text(claim, "/metadata/name"));
+        facts.claims = claims.iter().map(path).collect();
+        facts.volume_attachments = names(self.kubernetes.list(None, "VolumeAttachment", None).await?);
         Ok(facts)
     }
 }

@@ -2,10 +2,12 @@
 //! [`model_common::csi`].
 //!
 //! - [`client`]: `connect`, `controller_call`, `node_call`: what controllers and the kubelet use.
+//! - [`faults`]: what a driver's services meet on purpose.
 //! - [`server`]: [`server::ControllerService`], [`server::NodeService`] and `serve`: what a driver implements.
 
 pub mod client;
 mod convert;
+pub mod faults;
 pub mod server;
 
 /// Types, clients and servers generated from `proto/csi.proto`.

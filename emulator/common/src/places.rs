@@ -102,6 +102,11 @@ impl Places {
         self.data.join("metadata")
     }
 
+    /// What calls to the built-in drivers meet on purpose; as a rule there is no such file.
+    pub fn csi_faults(&self) -> PathBuf {
+        self.data.join("csi-faults.json")
+    }
+
     /// Journals of inputs, `<machine>.jsonl`.
     pub fn journal(&self) -> PathBuf {
         self.data.join("journal")

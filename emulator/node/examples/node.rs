@@ -71,6 +71,7 @@ fn main() -> Result {
                 aws_endpoint: need(2, "the endpoint")?,
                 region: "us-east-1".into(),
                 credentials: ("test".into(), "test".into()),
+                faults: dir.join("csi-faults.json"),
             };
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             Ok(runtime.block_on(emulator_node::serve_controllers(config, CancellationToken::new()))?)

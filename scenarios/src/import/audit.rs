@@ -59,6 +59,11 @@ fn author(user: &str) -> Author {
     if part.iter().any(|start| user.starts_with(start)) { Author::Part } else { Author::User }
 }
 
+/// Whether a name is a person's or a tool's.
+pub(super) fn is_user(name: &str) -> bool {
+    matches!(author(name), Author::User)
+}
+
 pub(super) fn read(record: &Record, timeline: &mut Timeline) -> Result<(), ImportError> {
     let (json, from) = (&record.json, record.from.as_str());
     let at = time(record, &["requestReceivedTimestamp", "stageTimestamp"])?;

@@ -18,7 +18,7 @@ use super::claims::{capacity_of, is_bound};
 use super::known::{Delta, Known, Pod};
 use super::mounts::Mounts;
 use super::names::{Id, Sym};
-use super::table::Rule;
+use super::table::{Reach, Rule};
 use super::watch::Log;
 use judge::{Verdict, judge};
 
@@ -115,6 +115,16 @@ impl Liveness {
         let deadline = since.max(self.calm) + duty.bound();
         self.open.insert(duty, deadline);
         self.due.insert((deadline, duty));
+    }
+
+    /// The last deadline of the duties that arose after `since`, that every world can see done, and that are not done or excused by now.
+    pub(super) fn due(&self, since: Duration, view: View<'_>) -> Option<Duration> {
+        let is_open = |(deadline, duty): &&(Duration, Duty)| {
+            duty.rule().row().reach == Reach::Api
+                && deadline.saturating_sub(duty.bound()) >= since
+                && matches!(judge(*duty, self, view), Verdict::Broken(_))
+        };
+        self.due.iter().filter(is_open).map(|(deadline, _)| *deadline).max()
     }
 
     /// Since when something is so: an object's own time, where the world was not watched when it came about.
@@ -235,8 +245,10 @@ impl Liveness {
 
     fn pod(&mut self, at: Duration, id: Id, old: Option<&(Arc<core::Pod>, Option<Sym>)>, last: Option<&Pod>, view: View<'_>) {
         let known = view.known;
-        if known.user {
-            // What follows from it is the user's doing.
+        let deletes = |pod: &core::Pod| pod.metadata.deletion_timestamp.is_some();
+        let begins = known.pods.get(&id).is_some_and(|pod| old.is_none_or(|(old, _)| deletes(old) != pod.is_deleting()));
+        if known.user || (self.dated && (begins || last.is_some())) {
+            // What follows from it is the user's doing; who it was that made or deleted a pod a cluster does not say.
             self.writes.clear();
         }
         let Some(pod) = last.or_else(|| known.pods.get(&id)).filter(|pod| !pod.claims.is_empty()) else { return };

@@ -96,6 +96,12 @@ impl Watch {
         this
     }
 
+    /// Until when something that began after `since` may still be due; none: nothing of it is.
+    pub fn due(&self, since: Duration) -> Option<Duration> {
+        let Self { known, mounts, attach, .. } = self;
+        self.liveness.due(since, View { known, mounts, attach })
+    }
+
     /// It is this late, and all that happened until now was told.
     pub fn pass(&mut self, at: Duration) {
         let Self { known, mounts, attach, liveness, log, .. } = self;
@@ -110,7 +116,11 @@ impl Watch {
         }
         match *seen {
             Seen::Object(change) => {
-                finalizers(at, change, log);
+                // A watch shows what was stored last, and with the last finalizers goes the object (pkg/registry/generic/registry/store.go,
+                // `deleteWithoutFinalizers`): from outside it is the writes before that tell.
+                if !liveness.dated {
+                    finalizers(at, change, log);
+                }
                 if let Some(delta) = known.object(at, change) {
                     attach.object(at, &delta, known, mounts, log);
                     claims.object(at, &delta, known, log);
@@ -174,7 +184,10 @@ impl Watch {
             }
             Seen::VolumeMade { volume, multi_attach, tags } => {
                 attach.made(volume, multi_attach, known);
-                claims.made(volume, tags, known);
+                // What becomes of a volume that a driver made is judged by the calls to the driver, which a cluster does not show.
+                if !liveness.dated {
+                    claims.made(volume, tags, known);
+                }
             }
             Seen::VolumeDeleted { volume } => {
                 attach.deleted(volume, known);

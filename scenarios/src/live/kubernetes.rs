@@ -51,7 +51,7 @@ fn convert(operation: &str, error: kube::Error) -> EngineError {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
@@ -134,6 +134,14 @@ impl Cluster {
         let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
         let list = api.list(&ListParams::default()).await.map_err(|error| convert(&format!("list {kind}"), error))?;
         list.items.iter().map(to_json).collect()
+    }
+
+    /// Watches all objects of a kind; what is seen goes to `tell` with a number.
+    pub(super) async fn follow(&mut self, kind: &str, number: usize, tell: super::check::Tell) -> Result<(), EngineError> {
+        let (resource, _) = self.resource(None, kind).await?;
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
+        tokio::spawn(super::check::forward(number, api, tell));
+        Ok(())
     }
 
     pub(super) async fn apply(&mut self, object: &Value) -> Result<Applied, EngineError> {

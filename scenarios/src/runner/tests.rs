@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::engine::{Applied, EngineError, Output};
-use crate::invariants::VolumeFact;
 use crate::language::{Target, parse};
 use crate::report::Silent;
 
@@ -67,8 +66,7 @@ impl Engine for Table {
         Ok(Output { stdout: format!("{}\n", command.join(" ")), stderr: String::new(), exit_code: 0 })
     }
     async fn facts(&mut self) -> Result<Facts, EngineError> {
-        let volume = VolumeFact { id: "vol-1".into(), multi_attach: false, instances: Vec::new() };
-        Ok(Facts { volumes: self.volume.iter().map(|_| volume.clone()).collect(), ..Facts::default() })
+        Ok(Facts { volumes: self.volume.iter().map(|_| "vol-1".to_owned()).collect(), ..Facts::default() })
     }
 }
 

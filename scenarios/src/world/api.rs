@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::World;
 use crate::engine::{Applied, EngineError};
-use crate::invariants::{ClaimFact, Facts, PvFact, Seen, VolumeFact};
+use crate::invariants::{Facts, Seen};
 use crate::language::Target;
 
 /// The field manager of the user's writes.
@@ -113,50 +113,28 @@ impl World {
     /// Everything that the invariants look at; nothing is hidden here.
     pub(super) fn tell_facts(&self) -> Facts {
         let seed = self.aws.ec2.seed();
-        let mut facts = Facts {
-            volumes: self
-                .aws
-                .ec2
-                .volumes()
-                .map(|volume| VolumeFact {
-                    id: volume.key.id(seed),
-                    multi_attach: volume.spec.multi_attach,
-                    instances: volume.attachments.keys().map(ToString::to_string).collect(),
-                })
-                .collect(),
-            ..Facts::default()
-        };
+        let mut facts = Facts::default();
+        for volume in self.aws.ec2.volumes() {
+            let id = volume.key.id(seed);
+            facts.attachments.extend(volume.attachments.keys().map(|instance| format!("{id} on {instance}")));
+            facts.volumes.insert(id);
+        }
         let all = usize::MAX;
         let file_systems = self.aws.efs.describe_file_systems(None, None, 0, all).map(|page| page.items).unwrap_or_default();
         facts.file_systems = file_systems.into_iter().map(|(row, _)| row.id.clone()).collect();
         facts.mount_targets = self.aws.efs.mount_targets().map(|row| row.id.clone()).collect();
         let points = self.aws.efs.describe_access_points(None, None, 0, all).map(|page| page.items).unwrap_or_default();
         facts.access_points = points.into_iter().map(|row| row.id.clone()).collect();
-        for pv in self.store.list::<PersistentVolume>() {
-            let claim = pv.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
-            let text = |text: &Option<String>| text.clone().unwrap_or_default();
-            facts.persistent_volumes.push(PvFact {
-                name: text(&pv.metadata.name),
-                claim: claim.map(|claim| (format!("{}/{}", text(&claim.namespace), text(&claim.name)), text(&claim.uid))),
-            });
-        }
-        for claim in self.store.list::<PersistentVolumeClaim>() {
-            let text = |text: &Option<String>| text.clone().unwrap_or_default();
-            facts.claims.push(ClaimFact {
-                name: format!("{}/{}", text(&claim.metadata.namespace), text(&claim.metadata.name)),
-                uid: text(&claim.metadata.uid),
-                bound: claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound"),
-                volume: claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()),
-            });
-        }
+        facts.persistent_volumes = self.store.list::<PersistentVolume>().filter_map(|pv| pv.metadata.name.clone()).collect();
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let claims = self.store.list::<PersistentVolumeClaim>().map(|claim| &claim.metadata);
+        facts.claims = claims.map(|metadata| format!("{}/{}", text(&metadata.namespace), text(&metadata.name))).collect();
         facts.volume_attachments =
             self.store.list::<VolumeAttachment>().filter_map(|attachment| attachment.metadata.name.clone()).collect();
-        let devices = self.nodes.iter().flat_map(|node| node.devices.keys().map(|volume| (node.info.instance_id.clone(), volume.clone())));
-        facts.devices = Some(devices.collect());
         for node in &self.nodes {
-            facts
-                .mounts
-                .extend(node.ebs_mounts().map(|(volume, path)| (node.info.instance_id.clone(), volume.to_owned(), path.to_owned())));
+            let instance = &node.info.instance_id;
+            facts.devices.extend(node.devices.keys().map(|volume| format!("{volume} on {instance}")));
+            facts.mounts.extend(node.ebs_mounts().map(|(volume, path)| format!("{volume} at {path} on {instance}")));
         }
         facts
     }

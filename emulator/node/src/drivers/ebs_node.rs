@@ -21,7 +21,7 @@ const DEFAULT_FILE_SYSTEM: &str = "ext4";
 
 /// Serves the node plugin until `stop`.
 pub(crate) async fn serve(socket: &Path, config: &NodeConfig, stop: CancellationToken) -> std::io::Result<()> {
-    let service = Arc::new(EbsNode::new(config, PathBuf::from("/dev")));
+    let service = super::faulty(Arc::new(EbsNode::new(config, PathBuf::from("/dev"))), config);
     server::serve(socket, identity(ebs::DRIVER, ebs::VERSION), None, Some(service), stop.cancelled_owned()).await
 }
 

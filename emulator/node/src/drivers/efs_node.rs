@@ -16,7 +16,7 @@ use crate::{NodeConfig, mounts};
 
 /// Serves the node plugin until `stop`.
 pub(crate) async fn serve(socket: &Path, config: &NodeConfig, stop: CancellationToken) -> std::io::Result<()> {
-    let service = Arc::new(EfsNode { node_id: config.instance_id.clone(), zone: config.zone.clone() });
+    let service = super::faulty(Arc::new(EfsNode { node_id: config.instance_id.clone(), zone: config.zone.clone() }), config);
     server::serve(socket, identity(efs::DRIVER, efs::VERSION), None, Some(service), stop.cancelled_owned()).await
 }
 

@@ -12,7 +12,8 @@ mod tools;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use emulator_common::csi::server::{self, ControllerService, Identity};
+use emulator_common::csi::faults::{Faulty, Table};
+use emulator_common::csi::server::{self, ControllerService, Identity, NodeService};
 use model_node::driver::{ebs, efs};
 use tokio_util::sync::CancellationToken;
 
@@ -28,21 +29,25 @@ pub struct ControllersConfig {
     pub region: String,
     /// Access key id and secret.
     pub credentials: (String, String),
+    /// What their calls meet on purpose ([`emulator_common::csi::faults`]).
+    pub faults: PathBuf,
 }
 
 /// Serves the controller services until `stop`.
 pub async fn serve_controllers(config: ControllersConfig, stop: CancellationToken) -> std::io::Result<()> {
     let cloud = Arc::new(cloud::Cloud::new(&config.aws_endpoint, &config.region, config.credentials));
     let seed = uuid::Uuid::new_v4().as_u64_pair().0;
+    let table = Table::new(config.faults, None);
+    let faulty = |service| -> Arc<dyn ControllerService> { Arc::new(Faulty { service, table: table.clone() }) };
     let ebs = async {
         let Some(socket) = &config.ebs_socket else { return Ok(()) };
         let service = controller::ebs(ebs::Ebs::new(ebs::Options::default()), cloud.clone());
-        serve_controller(socket, identity(ebs::DRIVER, ebs::VERSION), service, &stop).await
+        serve_controller(socket, identity(ebs::DRIVER, ebs::VERSION), faulty(service), &stop).await
     };
     let efs = async {
         let Some(socket) = &config.efs_socket else { return Ok(()) };
         let service = controller::efs(efs::Efs::new(efs::Options { seed, ..efs::Options::default() }), cloud.clone());
-        serve_controller(socket, identity(efs::DRIVER, efs::VERSION), service, &stop).await
+        serve_controller(socket, identity(efs::DRIVER, efs::VERSION), faulty(service), &stop).await
     };
     tokio::try_join!(ebs, efs).map(drop)
 }
@@ -54,6 +59,11 @@ async fn serve_controller(
     stop: &CancellationToken,
 ) -> std::io::Result<()> {
     server::serve(socket, identity, Some(service), None, stop.clone().cancelled_owned()).await
+}
+
+/// A node's service that meets what was asked for on purpose.
+fn faulty(service: Arc<dyn NodeService>, config: &crate::NodeConfig) -> Arc<dyn NodeService> {
+    Arc::new(Faulty { service, table: Table::new(config.places().csi_faults(), Some(config.name.clone())) })
 }
 
 /// Both drivers have a controller and are bound to zones.
