@@ -47,7 +47,9 @@ impl<'a> Exercise<'a> {
     pub fn apply(&self, yaml: &str) {
         let mut yaml = yaml.replace("NS", self.name);
         if let Some(image) = self.ebbtide.image() {
-            yaml = yaml.replace("image: centos", &format!("image: {image}")).replace("image: busybox", &format!("image: {image}"));
+            for usual in ["centos", "busybox", "\"mysql:8.0\""] {
+                yaml = yaml.replace(&format!("image: {usual}"), &format!("image: {image}"));
+            }
         }
         self.ebbtide.kubectl_with(&["-n", self.name, "apply", "-f", "-"], &yaml);
     }
