@@ -16,8 +16,10 @@ test: check
 	cargo build -q -p ebbtide
 	EBBTIDE_BIN=$(CURDIR)/target/debug/ebbtide cargo test --workspace
 
-# What takes minutes and needs no devices: each seeded bug is looked for from nothing and shrunk, and told in a line.
+# What takes minutes: the virtual kernel beside this one, as root; and each seeded bug is looked for from nothing and shrunk, and told in
+# a line.
 test-long:
+	EBBTIDE_DIFFERENTIAL_CASES=1000 cargo test -p scenarios --test differential -- --nocapture
 	cargo test --release -p scenarios --test seeded_bugs -- --ignored --nocapture
 
 # The exercises with the real CSI sidecars in the place of our controllers, and with the real EBS driver where EBBTIDE_TEST_EBS_DRIVER

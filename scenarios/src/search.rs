@@ -1,6 +1,7 @@
 //! The search for what goes wrong: random lives of pods and claims under random trouble, played in virtual time with every invariant
 //! watched; what is found is shrunk to the few operations it needs, and is then a scenario as any other.
 
+mod bytes;
 mod plan;
 mod shrink;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use crate::language::Scenario;
 use crate::report::Report;
 use crate::world;
 
+pub use bytes::{OPEN, Played, play};
 pub use plan::{Options, plan};
 pub use shrink::{Shrunk, inputs, shrink};
 pub use trace::{NoTrace, Trace, difference};

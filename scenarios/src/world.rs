@@ -15,6 +15,7 @@ mod clock;
 mod cloud;
 mod drivers;
 mod files;
+pub mod kernel;
 mod kubelet;
 mod lanes;
 mod plugin;
@@ -64,17 +65,22 @@ pub fn run(scenario: &Scenario, seed: u64) -> Report {
 
 /// Plays a scenario in virtual time while somebody watches.
 pub fn run_watched(scenario: &Scenario, seed: u64, observer: &mut dyn Observer) -> Report {
-    play(scenario, seed, observer, false).0
+    play(scenario, seed, Vec::new(), observer, false).0
 }
 
 /// Plays a scenario in virtual time, and tells what happened.
 pub fn run_told(scenario: &Scenario, seed: u64) -> (Report, Vec<Told>) {
-    play(scenario, seed, &mut Silent, true)
+    play(scenario, seed, Vec::new(), &mut Silent, true)
 }
 
-fn play(scenario: &Scenario, seed: u64, observer: &mut dyn Observer, tell: bool) -> (Report, Vec<Told>) {
+/// Plays a scenario whose latencies are drawn from bytes, and from the seed when those are used up; `tell`: and tells what happened.
+pub fn run_tape(scenario: &Scenario, seed: u64, tape: Vec<u8>, tell: bool) -> (Report, Vec<Told>) {
+    play(scenario, seed, tape, &mut Silent, tell)
+}
+
+fn play(scenario: &Scenario, seed: u64, tape: Vec<u8>, observer: &mut dyn Observer, tell: bool) -> (Report, Vec<Told>) {
     let wall = std::time::Instant::now();
-    let (played, digest, time, story) = match World::new(scenario, seed, tell) {
+    let (played, digest, time, story) = match World::new(scenario, seed, tape, tell) {
         Ok(mut world) => {
             let played = crate::ready(runner::play(scenario, &mut world, observer));
             world.note("end", &played.passed);
@@ -261,14 +267,14 @@ struct World {
 }
 
 impl World {
-    fn new(scenario: &Scenario, seed: u64, tell: bool) -> Result<Self, String> {
+    fn new(scenario: &Scenario, seed: u64, tape: Vec<u8>, tell: bool) -> Result<Self, String> {
         let given = scenario.spec.world.clone().unwrap_or_default();
         let world = account::world(&given, seed)?;
         let profile = if given.instant { Profile::Instant } else { Profile::Aws };
         let source = Seeded::new(seed);
         let mut this = Self {
             clock: Clock::new(),
-            latencies: Latencies::new(&source.child("world"), &given.latency),
+            latencies: Latencies::new(&source.child("world"), &given.latency, tape),
             digest: Digest::default(),
             aws: Aws::new(&world, profile),
             store: Store::new(source.child("uids").next_u64()),

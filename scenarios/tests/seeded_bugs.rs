@@ -4,11 +4,7 @@
 use std::time::{Duration, Instant};
 
 use model_common::bugs::{self, Bug};
-use scenarios::search::{Options, inputs, of_seed, search, shrink};
-
-/// Invariants that the machines violate without any of these bugs, because upstream does, or that users violate by themselves.
-const OPEN: [&str; 7] =
-    ["single-attach", "no-leak", "deletion-ends", "finalizers-kept", "claim-outlives-pods", "retries-soon", "no-stale-detach"];
+use scenarios::search::{OPEN, Options, inputs, of_seed, search, shrink};
 
 fn options() -> Options {
     let names = scenarios::invariants::NAMES.iter().filter(|name| !OPEN.contains(name));

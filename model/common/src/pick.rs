@@ -6,6 +6,11 @@ pub trait Pick {
     /// A number in `0..n`. `n` must be at least 1; `pick(1)` is always 0.
     fn pick(&mut self, n: usize) -> usize;
 
+    /// Whether there is nothing more to choose: whoever goes on as long as he likes stops here.
+    fn is_over(&self) -> bool {
+        false
+    }
+
     /// True with a probability of `num` in `den`.
     fn chance(&mut self, num: usize, den: usize) -> bool {
         self.pick(den.max(1)) < num
@@ -57,9 +62,9 @@ impl<'a> Bytes<'a> {
         Self(bytes)
     }
 
-    /// Whether all bytes are used.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// The bytes that are not used yet.
+    pub fn rest(&self) -> &[u8] {
+        self.0
     }
 }
 
@@ -74,6 +79,10 @@ impl Pick for Bytes<'_> {
             span = span.saturating_mul(256);
         }
         if n <= 1 { 0 } else { value % n }
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -166,10 +175,12 @@ mod tests {
 
     #[test]
     fn bytes_run_out_as_zeros() {
-        let mut pick = Bytes::new(&[5]);
+        let mut pick = Bytes::new(&[5, 6]);
         assert_eq!(pick.pick(10), 5);
+        assert_eq!(pick.rest(), [6]);
+        assert_eq!(pick.pick(10), 6);
         assert_eq!(pick.pick(10), 0);
-        assert!(pick.is_empty());
+        assert!(pick.is_over());
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub fn plan(pick: &mut dyn Pick, seed: u64, options: &Options) -> Scenario {
     let mut ops = Vec::new();
     let mut spent = Duration::ZERO;
     let mut turn = 0;
-    while spent < options.span {
+    while spent < options.span && !pick.is_over() {
         let op = if !sorts.is_empty() && turn % trouble_every == trouble_every - 1 {
             let sort = sorts[pick.pick(sorts.len())];
             Op::Fault(Fault::Cluster(trouble(pick, sort, nodes)))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use model_common::pick::{Pick, Seeded};
+use model_common::pick::{Bytes, Pick, Seeded};
 
 use crate::language::Span;
 
@@ -107,25 +107,34 @@ impl Part {
     ];
 }
 
-/// Latencies, each part's from its own source, so that one more draw here leaves every other part as it was.
-pub(super) struct Latencies(BTreeMap<Part, (Seeded, [u64; 2])>);
+/// Latencies, each part's from its own source, so that one more draw here leaves every other part as it was. As long as there are bytes
+/// on the tape they are drawn from those, in the order in which they are asked for.
+pub(super) struct Latencies {
+    parts: BTreeMap<Part, (Seeded, [u64; 2])>,
+    tape: Vec<u8>,
+    /// How much of the tape is used.
+    used: usize,
+}
 
 impl Latencies {
     /// `given`: what the scenario says instead of the default, by name.
-    pub(super) fn new(seed: &Seeded, given: &BTreeMap<String, [Span; 2]>) -> Self {
+    pub(super) fn new(seed: &Seeded, given: &BTreeMap<String, [Span; 2]>, tape: Vec<u8>) -> Self {
         let micros = |span: Span| u64::try_from(span.0.as_micros()).unwrap_or(u64::MAX);
         let parts = Part::ALL.map(|(part, name, default)| {
             let range = given.get(name).map_or(default, |[least, most]| [micros(*least), micros(*most)]);
             (part, (seed.child(&format!("latency.{name}")), range))
         });
-        Self(parts.into())
+        Self { parts: parts.into(), tape, used: 0 }
     }
 
     /// The next latency of a part.
     pub(super) fn draw(&mut self, part: Part) -> Duration {
-        let Some((seed, [least, most])) = self.0.get_mut(&part) else { return Duration::ZERO };
+        let Some((seed, [least, most])) = self.parts.get_mut(&part) else { return Duration::ZERO };
         let width = usize::try_from(most.saturating_sub(*least)).unwrap_or(usize::MAX - 1);
-        Duration::from_micros(*least + seed.pick(width + 1) as u64)
+        let mut tape = Bytes::new(self.tape.get(self.used..).unwrap_or_default());
+        let drawn = if tape.is_over() { seed.pick(width + 1) } else { tape.pick(width + 1) };
+        self.used = self.tape.len() - tape.rest().len();
+        Duration::from_micros(*least + drawn as u64)
     }
 }
 
@@ -155,8 +164,17 @@ mod tests {
     #[test]
     fn latencies_stay_in_their_range() {
         let given = [("csi".to_owned(), [Span(Duration::from_micros(7)), Span(Duration::from_micros(9))])].into();
-        let mut latencies = Latencies::new(&Seeded::new(1), &given);
+        let mut latencies = Latencies::new(&Seeded::new(1), &given, Vec::new());
         let draws: Vec<_> = (0..50).map(|_| latencies.draw(Part::Csi).as_micros()).collect();
         assert!(draws.iter().all(|draw| (7..=9).contains(draw)) && draws.contains(&7) && draws.contains(&9), "{draws:?}");
+    }
+
+    #[test]
+    fn latencies_come_from_the_tape_and_then_from_the_seed() {
+        let micros = |latencies: &mut Latencies| latencies.draw(Part::Csi).as_micros();
+        let mut seeded = Latencies::new(&Seeded::new(1), &BTreeMap::new(), Vec::new());
+        let mut taped = Latencies::new(&Seeded::new(1), &BTreeMap::new(), vec![0, 0, 1, 2]);
+        assert_eq!([micros(&mut taped), micros(&mut taped)], [500, 500 + 0x102]);
+        assert_eq!([micros(&mut taped), micros(&mut taped)], [micros(&mut seeded), micros(&mut seeded)]);
     }
 }

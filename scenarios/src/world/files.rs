@@ -4,11 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The files of one volume or file system, by absolute path within it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Tree {
+pub struct Tree {
     files: BTreeMap<String, String>,
     directories: BTreeSet<String>,
+    /// The size of files that were made larger than what is written in them.
+    allocated: BTreeMap<String, u64>,
     /// The file system on a volume; none before it is formatted.
-    pub(super) format: Option<String>,
+    pub format: Option<String>,
+    /// How much it holds; none: as much as one likes.
+    pub room: Option<u64>,
+}
+
+/// What a name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    File,
+    Directory,
 }
 
 /// `/a//b/./c/` → `/a/b/c`; `..` goes up and never out.
@@ -24,7 +35,53 @@ pub(super) fn clean(path: &str) -> String {
     format!("/{}", names.join("/"))
 }
 
+/// A path below another: `/a` and `b` or `/b` → `/a/b`.
+pub(super) fn join(path: &str, below: &str) -> String {
+    clean(&format!("{path}/{below}"))
+}
+
 impl Tree {
+    /// A new file system of a kind, with so much room.
+    pub fn formatted(kind: &str, room: u64) -> Self {
+        Self { format: Some(kind.to_owned()), room: Some(room), ..Self::default() }
+    }
+
+    pub(super) fn entry(&self, path: &str) -> Option<Entry> {
+        if self.has_directory(path) {
+            return Some(Entry::Directory);
+        }
+        self.files.contains_key(&clean(path)).then_some(Entry::File)
+    }
+
+    /// Makes an empty file where there is none.
+    pub(super) fn touch(&mut self, path: &str) {
+        self.files.entry(clean(path)).or_default();
+    }
+
+    /// Removes an empty directory; false when it is not empty.
+    pub(super) fn remove_directory(&mut self, path: &str) -> bool {
+        self.names(path).is_empty() && self.directories.remove(&clean(path))
+    }
+
+    /// Makes a file at least so large; false, and nothing changes, when there is no room for it.
+    pub(super) fn allocate(&mut self, path: &str, bytes: u64) -> bool {
+        let path = clean(path);
+        let others: u64 = self.allocated.iter().filter(|(other, _)| **other != path).map(|(_, bytes)| bytes).sum();
+        if self.room.is_some_and(|room| others.saturating_add(bytes) > room) {
+            return false;
+        }
+        let size = self.allocated.entry(path).or_default();
+        *size = bytes.max(*size);
+        true
+    }
+
+    /// The size of a file.
+    pub(super) fn size(&self, path: &str) -> Option<u64> {
+        let path = clean(path);
+        let written = self.files.get(&path)?.len() as u64;
+        Some(self.allocated.get(&path).copied().unwrap_or_default().max(written))
+    }
+
     pub(super) fn has_directory(&self, path: &str) -> bool {
         let path = clean(path);
         path == "/" || self.directories.contains(&path) || {
@@ -33,8 +90,12 @@ impl Tree {
         }
     }
 
+    /// Makes a directory and those above it.
     pub(super) fn make_directory(&mut self, path: &str) {
-        self.directories.insert(clean(path));
+        let path = clean(path);
+        let above = path.match_indices('/').map(|(at, _)| &path[..at]).filter(|above| !above.is_empty());
+        self.directories.extend(above.map(str::to_owned));
+        self.directories.extend((path != "/").then_some(path.clone()));
     }
 
     pub(super) fn read(&self, path: &str) -> Option<&str> {
