@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod reference;
+
 /// EFS with a world that carries its effects out when told to.
 struct Bench {
     ec2: ec2::State,
