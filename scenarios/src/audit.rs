@@ -31,7 +31,7 @@ pub struct Audited {
 /// A write of the log.
 struct Write {
     at: Duration,
-    /// The version of the object after it; of the write before, where the log has no object.
+    /// The version of the object after it; of the write before, where the log does not tell.
     version: u64,
     /// Where it stands, who did it and what it was.
     words: String,
@@ -132,6 +132,8 @@ fn read(from: &str, json: &Value) -> Result<Result<Write, String>, ImportError> 
         None => None,
     };
     let version = object.as_ref().map_or(0, Object::resource_version);
+    // A write that ends a deletion shows the object as it was: without a version of its own.
+    let version = if verb != "delete" && object.as_ref().is_some_and(|object| is_gone(verb, object)) { 0 } else { version };
     let what = match (verb, subresource, object) {
         ("create", "binding", _) => What::Bound(text("/requestObject/target/name").to_owned()),
         ("create", "eviction", _) => return Ok(Err("evictions: the deletion that follows is judged".into())),
@@ -159,3 +161,6 @@ fn bound(pod: &Object, node: &str) -> Option<Object> {
     json["metadata"]["resourceVersion"] = Value::Null;
     Object::from_json(&Kind::Pod, json).ok()
 }
+
+#[cfg(test)]
+mod tests;

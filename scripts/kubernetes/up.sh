@@ -114,7 +114,8 @@ start kube-apiserver "$BIN/kube-apiserver" --etcd-servers http://127.0.0.1:2379 
   --service-account-key-file "$P/sa.pub" --service-account-signing-key-file "$P/sa.key" \
   --requestheader-client-ca-file "$P/ca.crt" --requestheader-allowed-names front-proxy-client --requestheader-extra-headers-prefix X-Remote-Extra- \
   --requestheader-group-headers X-Remote-Group --requestheader-username-headers X-Remote-User \
-  --proxy-client-cert-file "$P/front-proxy.crt" --proxy-client-key-file "$P/front-proxy.key" --profiling=false
+  --proxy-client-cert-file "$P/front-proxy.crt" --proxy-client-key-file "$P/front-proxy.key" --profiling=false \
+  --audit-policy-file "$HERE/audit.yaml" --audit-log-path "$RUN/log/audit.log"
 # --- container runtime -----------------------------------------------------------------------------------------------
 cat >"$RUN/cni-conf/10-bridge.conflist" <<J
 {"cniVersion": "0.4.0", "name": "bridge", "plugins": [

@@ -170,6 +170,14 @@ fn a_real_kubernetes() {
     step("join.sh: ebbtide, the drivers and the sidecars", || println!("{}", cluster.must("join.sh", &[], None)));
     step("the exercises", || exercises::all::all(&inside(&work)));
     step("F02", || dynamic_efs(&cluster));
+    // Every write of the storage path that the real components made up to here.
+    step("ebbtide check --audit", || {
+        let log = work.join("run/log/audit.log");
+        let output = Command::new(ebbtide_tests::program()).arg("check").arg("--audit").arg(&log).output().expect("ebbtide runs");
+        let said = String::from_utf8_lossy(&output.stdout);
+        println!("{said}");
+        assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    });
     // Of the upstream suites what needs neither growth online nor minutes.
     let focus = r"External.Storage.*\((ext4|default fs|block volmode)\)\] (volumes|fsgroupchangepolicy|provisioning)|External.Storage.*volumeLimits";
     let definition = cluster.0.join("ebs.yaml");
