@@ -29,8 +29,9 @@ test-sidecars:
 	cargo build -q -p ebbtide
 	EBBTIDE_BIN=$(CURDIR)/target/debug/ebbtide cargo test -p ebbtide-tests --test sidecars
 
-# A real Kubernetes with the exercises and a selection of External.Storage, on the real drivers that EBBTIDE_TEST_EBS_DRIVER and
-# EBBTIDE_TEST_EFS_DRIVER name, else on the built-in ones (which was not run yet). It says what this machine has not got; scripts/kubernetes/build.sh makes most of it, which takes half an hour of CPU the first time.
+# A real Kubernetes with the exercises, a look through its audit log and a selection of External.Storage, on the real drivers that
+# EBBTIDE_TEST_EBS_DRIVER and EBBTIDE_TEST_EFS_DRIVER name, else on the built-in ones. It says what this machine has not got;
+# scripts/kubernetes/build.sh makes most of it, which takes half an hour of CPU the first time.
 test-kubernetes:
 	cargo build -q -p ebbtide
 	EBBTIDE_KUBERNETES=$${EBBTIDE_KUBERNETES:-$(CURDIR)/target/kubernetes} EBBTIDE_BIN=$(CURDIR)/target/debug/ebbtide \
