@@ -1,4 +1,4 @@
-//! The rolling hash of a run: two runs are the same when their digests are.
+//! A stable hash of small things: of names, tokens and records. A run's own is [`crate::trail`].
 
 use serde::Serialize;
 

@@ -1,7 +1,8 @@
 //! What the models of AWS, of Kubernetes and of a node share: plain data and pure functions.
 //!
 //! - [`pick`]: the one source of choices (a seed, fuzz bytes, or exhaustive enumeration).
-//! - [`digest`]: the rolling hash by which two runs are compared.
+//! - [`digest`]: a stable hash of small things, to keep.
+//! - [`trail`]: the rolling hash by which two runs are compared.
 //! - [`bugs`]: bugs put in on purpose, for tests of the search.
 //! - [`csi`]: the calls of the Container Storage Interface as plain data.
 //! - [`agent`]: the messages between the emulator and the agent in a node, and what an EFS mount asks.
@@ -13,3 +14,4 @@ pub mod bugs;
 pub mod csi;
 pub mod digest;
 pub mod pick;
+pub mod trail;

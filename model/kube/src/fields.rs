@@ -30,7 +30,7 @@ const MAPS: [&str; 17] = [
 ];
 
 /// Drops empty lists and maps, as Go's `omitempty` does on the way through the real server, and says whether there were any.
-fn omit_empty(value: &mut Value) -> bool {
+pub(crate) fn omit_empty(value: &mut Value) -> bool {
     match value {
         Value::Object(fields) => {
             let before = fields.len();

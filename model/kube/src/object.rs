@@ -93,6 +93,16 @@ macro_rules! kinds {
             Custom { plural: Arc<str>, object: Arc<Custom> },
         }
 
+        impl Serialize for Object {
+            /// As the API shows it, with `apiVersion` and `kind`.
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match self {
+                    $(Self::$kind(object) => object.serialize(serializer),)*
+                    Self::Custom { object, .. } => object.serialize(serializer),
+                }
+            }
+        }
+
         impl Object {
             pub fn metadata(&self) -> &ObjectMeta {
                 match self {
@@ -121,10 +131,7 @@ macro_rules! kinds {
 
             /// The object as the API shows it, with `apiVersion` and `kind`.
             pub fn to_json(&self) -> Result<Value, serde_json::Error> {
-                match self {
-                    $(Self::$kind(object) => serde_json::to_value(&**object),)*
-                    Self::Custom { object, .. } => serde_json::to_value(&**object),
-                }
+                serde_json::to_value(self)
             }
 
             /// The object of a kind from its JSON. Unknown fields are dropped; types that do not fit are an error.
@@ -181,6 +188,58 @@ kinds! {
     Job: batch::Job,
     ControllerRevision: apps::ControllerRevision,
     CustomResourceDefinition: apiextensions::CustomResourceDefinition,
+}
+
+/// The built-in kinds that are metadata, spec and status, field by field.
+macro_rules! in_three_parts {
+    ($($kind:ident),* $(,)?) => {
+        impl Object {
+            /// Whether two objects of one kind have the same spec; none where the kind has none that is typed.
+            pub fn same_spec(&self, other: &Self) -> Option<bool> {
+                match (self, other) {
+                    $((Self::$kind(a), Self::$kind(b)) => Some(a.spec == b.spec),)*
+                    _ => None,
+                }
+            }
+
+            /// Whether two objects of one kind have the same status; none where the kind has none that is typed.
+            pub fn same_status(&self, other: &Self) -> Option<bool> {
+                match (self, other) {
+                    $((Self::$kind(a), Self::$kind(b)) => Some(a.status == b.status),)*
+                    _ => None,
+                }
+            }
+
+            /// Merges a patch (RFC 7396) into the status, then `clean`s it; false where the kind has none that is typed.
+            pub fn merge_status(&mut self, patch: &Value, clean: impl Fn(&mut Value) -> bool) -> Result<bool, serde_json::Error> {
+                match self {
+                    $(Self::$kind(object) => {
+                        let mut status = serde_json::to_value(&object.status)?;
+                        json_patch::merge(&mut status, patch);
+                        clean(&mut status);
+                        let status = serde_json::from_value(status)?;
+                        Arc::make_mut(object).status = status;
+                    })*
+                    _ => return Ok(false),
+                }
+                Ok(true)
+            }
+
+            /// Takes the status of another object of the same kind; false where the kind has none that is typed.
+            pub fn take_status(&mut self, of: &Self) -> bool {
+                match (self, of) {
+                    $((Self::$kind(to), Self::$kind(from)) => Arc::make_mut(to).status.clone_from(&from.status),)*
+                    _ => return false,
+                }
+                true
+            }
+        }
+    };
+}
+
+in_three_parts! {
+    Namespace, Node, Pod, PersistentVolumeClaim, PersistentVolume, VolumeAttachment, StatefulSet, Deployment, ReplicaSet, DaemonSet, Job,
+    CustomResourceDefinition,
 }
 
 impl Object {

@@ -21,6 +21,7 @@ use crate::object::{Change, Key, Kind, Object};
 use crate::write::Write;
 
 pub mod filter;
+mod loads;
 pub mod volumes;
 
 pub const NAME: &str = "default-scheduler";
@@ -49,6 +50,9 @@ pub struct Scheduler {
     work: Queue,
     said: Said,
     assumed: BTreeMap<Key, Assumed>,
+    /// The same, as the filters ask for it.
+    world: filter::World,
+    loads: loads::Loads,
     /// Pods for which nothing fits.
     unschedulable: BTreeSet<Key>,
 }
@@ -68,10 +72,12 @@ impl Scheduler {
             }
             Input::Changed(change) => {
                 self.cache.apply(change);
+                self.recount(&change.object().key());
                 self.touched(change);
             }
             Input::Written { call, result } => {
                 let done = self.work.answer(&mut self.cache, *call, result, BACKOFF, out)?;
+                self.recount(&done.target);
                 // A volume or claim was taken by someone else meanwhile: choose again.
                 if result.is_err() {
                     self.unreserve(&done.item, out);
@@ -113,8 +119,14 @@ impl Scheduler {
                     }
                 }
             }
-            Object::PersistentVolume(_) => {
-                let waiting: Vec<Key> = self.assumed.keys().cloned().collect();
+            Object::PersistentVolume(volume) => {
+                // Whoever waits for its binding: of the claim that it names, or of the claim that it is meant for.
+                let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+                let claim =
+                    claim.map(|claim| format!("{}/{}", claim.namespace.as_deref().unwrap_or(""), claim.name.as_deref().unwrap_or("")));
+                let meant = self.world.volumes.get(name(&volume.metadata));
+                let pods = claim.iter().chain(meant).flat_map(|claim| self.cache.find(Index::PodsByClaim, claim));
+                let waiting: Vec<Key> = pods.filter(|pod| self.assumed.contains_key(*pod)).cloned().collect();
                 waiting.into_iter().for_each(|pod| self.work.mark(pod));
                 self.retry_unschedulable();
             }
@@ -147,9 +159,9 @@ impl Scheduler {
     }
 
     fn is_mine(&self, pod: &Pod) -> bool {
-        let spec = pod.spec.clone().unwrap_or_default();
-        spec.scheduler_name.as_deref().unwrap_or(NAME) == NAME
-            && spec.scheduling_gates.is_none_or(|gates| gates.is_empty())
+        let spec = pod.spec.as_ref();
+        spec.and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or(NAME) == NAME
+            && spec.and_then(|spec| spec.scheduling_gates.as_ref()).is_none_or(|gates| gates.is_empty())
             && node_of(pod).is_empty()
             && pod.metadata.deletion_timestamp.is_none()
             && !is_finished(pod)
@@ -157,29 +169,26 @@ impl Scheduler {
 
     /// One scheduling cycle.
     fn schedule(&mut self, item: &Key, pod: &Arc<Pod>, out: &mut Vec<Effect>) {
-        let nodes: Vec<Arc<Node>> = self.cache.list::<Node>().cloned().collect();
-        if nodes.is_empty() {
+        let nodes = self.loads.nodes();
+        if nodes == 0 {
             return self.unfit(item, pod, "no nodes available to schedule pods".to_owned(), out);
         }
-        let world = self.world(item);
         let claims = match volumes::claims(&self.cache, pod) {
             Ok(claims) => claims,
-            Err(why) => return self.unfit(item, pod, filter::pre_filter_text(nodes.len(), &why), out),
+            Err(why) => return self.unfit(item, pod, filter::pre_filter_text(nodes, &why), out),
         };
         let mut reasons: BTreeMap<String, filter::Verdict> = BTreeMap::new();
-        let mut fitting = Vec::new();
-        for node in &nodes {
-            match filter::check(&self.cache, &world, pod, node, &claims) {
-                Ok(found) => {
-                    fitting.push((world.pods_on(&self.cache, name(&node.metadata)).count(), name(&node.metadata).to_owned(), found))
-                }
+        let best = self.loads.lightest_first().find_map(|name| {
+            let node = self.cache.get::<Node>("", name)?;
+            match filter::check(&self.cache, &self.world, pod, node, &claims) {
+                Ok(found) => Some((name.to_owned(), found)),
                 Err(verdict) => {
-                    reasons.insert(name(&node.metadata).to_owned(), verdict);
+                    reasons.insert(name.to_owned(), verdict);
+                    None
                 }
             }
-        }
-        let best = fitting.into_iter().min_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        let Some((_, node, found)) = best else {
+        });
+        let Some((node, found)) = best else {
             return self.unfit(item, pod, filter::fit_text(&reasons), out);
         };
         let assumed = Assumed {
@@ -192,21 +201,25 @@ impl Scheduler {
         if !assumed.fixed.is_empty() || !assumed.provisioned.is_empty() {
             out.push(Effect::Arm(deadline(item), BIND_TIMEOUT));
         }
+        self.world.add(item, &assumed.node, &assumed.fixed);
         self.assumed.insert(item.clone(), assumed.clone());
+        self.recount(item);
         self.go_on(item, pod, &assumed, out);
     }
 
-    /// What the other pods in flight have taken.
-    fn world(&self, except: &Key) -> filter::World {
-        let others = self.assumed.iter().filter(|(pod, _)| *pod != except);
-        let mut world = filter::World::default();
-        for (pod, assumed) in others {
-            world.assumed.entry(assumed.node.clone()).or_default().insert(pod.clone());
-            for (claim, volume) in &assumed.fixed {
-                world.volumes.insert(volume.clone(), format!("{}/{claim}", pod.namespace));
+    /// Counts a pod anew: on its node, and on the one that it is meant for. Also a node, which may have come or gone.
+    fn recount(&mut self, key: &Key) {
+        match key.kind {
+            Kind::Node => self.loads.node(&key.name, self.cache.object(key).is_some()),
+            Kind::Pod => {
+                let pod = self.cache.at::<Pod>(key).filter(|pod| !is_finished(pod));
+                let bound = pod.map(|pod| node_of(pod)).filter(|node| !node.is_empty());
+                let meant = self.assumed.get(key).filter(|_| pod.is_some()).map(|assumed| assumed.node.as_str());
+                let nodes = bound.into_iter().chain(meant).map(str::to_owned).collect();
+                self.loads.pod(key, nodes);
             }
+            _ => {}
         }
-        world
     }
 
     /// The binding cycle: the next write, or a wait for the controllers, or the Binding (§4.1, PreBind).
@@ -285,7 +298,13 @@ impl Scheduler {
     }
 
     fn unreserve(&mut self, item: &Key, out: &mut Vec<Effect>) {
-        if self.assumed.remove(item).is_some() {
+        if let Some(assumed) = self.assumed.remove(item) {
+            self.world.remove(item, &assumed.node);
+            if !assumed.fixed.is_empty() {
+                let others = self.assumed.iter();
+                self.world.volumes = others.flat_map(|(pod, assumed)| filter::meant(pod, &assumed.fixed)).collect();
+            }
+            self.recount(item);
             out.push(Effect::Disarm(deadline(item)));
             self.retry_unschedulable();
         }

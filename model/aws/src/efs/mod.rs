@@ -73,7 +73,7 @@ pub enum Work {
     Meter(String),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Timer {
     /// The next change of a file system: it becomes available, or its removal is tried again.

@@ -184,7 +184,7 @@ pub struct Verdict {
 }
 
 /// Something that is awaited.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Timer {
     /// A rule's duration is over.

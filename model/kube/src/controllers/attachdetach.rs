@@ -35,8 +35,10 @@ use crate::write::Write;
 
 mod boot;
 mod desired;
+mod pairs;
 mod report;
 
+use pairs::Pairs;
 use report::attached_of;
 
 pub(crate) const COMPONENT: &str = "attachdetach-controller";
@@ -69,8 +71,11 @@ impl Pair {
 /// `csi-` and the SHA-256 of handle, driver and node (`getAttachmentName`).
 pub fn attachment_name(handle: &str, driver: &str, node: &str) -> String {
     let digest = Sha256::digest(format!("{handle}{driver}{node}"));
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("csi-{hex}")
+    let mut name = "csi-".to_owned();
+    for byte in digest {
+        name.extend([byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])));
+    }
+    name
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,8 +120,7 @@ pub struct AttachDetach {
     have: BTreeMap<Pair, Have>,
     /// `volumesInUse` as last seen of each node, and each new attachment until the node says otherwise.
     in_use: BTreeMap<String, BTreeSet<String>>,
-    /// The pair of each item.
-    pairs: BTreeMap<Key, Pair>,
+    pairs: Pairs,
 }
 
 fn timer(purpose: Purpose, item: &Key) -> Timer {
@@ -174,7 +178,7 @@ impl AttachDetach {
                 let node_name = name(&node.metadata).to_owned();
                 let pods: Vec<Key> = self.cache.find(Index::PodsByNode, &node_name).cloned().collect();
                 pods.iter().for_each(|pod| self.update_pod(pod));
-                let items: Vec<Key> = self.pairs.iter().filter(|(_, pair)| pair.node == node_name).map(|(item, _)| item.clone()).collect();
+                let items: Vec<Key> = self.pairs.of_node(&node_name).map(|(item, _)| item.clone()).collect();
                 items.into_iter().for_each(|item| self.work.mark_gently(item));
             }
             Object::VolumeAttachment(attachment) => {
@@ -264,7 +268,7 @@ impl AttachDetach {
     }
 
     fn mark_siblings(&mut self, pair: &Pair) {
-        let items: Vec<Key> = self.pairs.iter().filter(|(_, other)| other.volume == pair.volume).map(|(item, _)| item.clone()).collect();
+        let items: Vec<Key> = self.pairs.of_volume(&pair.volume).cloned().collect();
         items.into_iter().for_each(|item| self.work.mark_gently(item));
     }
 
@@ -476,7 +480,7 @@ impl AttachDetach {
     /// Whether several nodes may have the volume: RWX or ROX, or its access modes are not known.
     fn multi_attach(&self, pair: &Pair) -> bool {
         let named = self.wanted.get(pair).map(|wanted| wanted.volume.clone()).or_else(|| {
-            let attachment = self.cache.at::<VolumeAttachment>(&pair.item())?;
+            let attachment = self.cache.at::<VolumeAttachment>(&self.pairs.item(pair))?;
             attachment.spec.source.persistent_volume_name.clone()
         });
         let Some(volume) = named.and_then(|volume| self.cache.get::<PersistentVolume>("", &volume).cloned()) else { return true };

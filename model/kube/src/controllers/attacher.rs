@@ -109,12 +109,7 @@ impl Attacher {
                 self.mark_attachments(name(&volume.metadata));
             }
             Object::CSINode(node) => {
-                let on_node: Vec<Key> = self
-                    .cache
-                    .list::<VolumeAttachment>()
-                    .filter(|attachment| attachment.spec.node_name == name(&node.metadata))
-                    .map(|attachment| crate::object::Typed::key(&**attachment))
-                    .collect();
+                let on_node: Vec<Key> = self.cache.find(Index::AttachmentsByNode, name(&node.metadata)).cloned().collect();
                 on_node.into_iter().for_each(|key| self.work.mark_gently(key));
             }
             _ => {}

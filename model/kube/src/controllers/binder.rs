@@ -48,6 +48,10 @@ pub struct Binder {
     verified: BTreeMap<Key, String>,
     /// Items of the periodic sync: they may repeat what they said.
     repeats: BTreeSet<Key>,
+    /// What is bound, and found so by its last sync, which had nothing to do or to say: the periodic sync would find the same.
+    settled: BTreeSet<Key>,
+    /// How often something was said, or would have been were it news.
+    spoke: u64,
 }
 
 fn resync() -> Timer {
@@ -79,19 +83,26 @@ impl Binder {
             }
             Input::Fired(timer) if timer.purpose == Purpose::Resync => {
                 self.mark_all();
-                self.repeats = self.cache.keys(&Kind::PersistentVolumeClaim).into_iter().collect();
+                let claims = self.cache.keys(&Kind::PersistentVolumeClaim).into_iter();
+                self.repeats = claims.filter(|claim| !self.settled.contains(claim)).collect();
                 out.push(Effect::Arm(resync(), RESYNC));
             }
             Input::Fired(timer) => self.work.retry(&timer.item),
             Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
         while let Some(item) = self.work.take() {
+            let before = (out.len(), self.spoke);
             match item.kind {
                 Kind::PersistentVolumeClaim => self.sync_claim(&item, out),
                 Kind::PersistentVolume => self.sync_volume(&item, out),
                 _ => {}
             }
             self.repeats.remove(&item);
+            if before == (out.len(), self.spoke) && self.is_bound(&item) {
+                self.settled.insert(item);
+            } else {
+                self.settled.remove(&item);
+            }
         }
         Ok(())
     }
@@ -99,8 +110,19 @@ impl Binder {
     fn mark_all(&mut self) {
         for kind in [Kind::PersistentVolumeClaim, Kind::PersistentVolume] {
             for key in self.cache.keys(&kind) {
-                self.work.mark_gently(key);
+                if !self.settled.contains(&key) {
+                    self.work.mark_gently(key);
+                }
             }
+        }
+    }
+
+    fn is_bound(&self, item: &Key) -> bool {
+        let is = |phase: Option<&String>| phase.is_some_and(|phase| phase == "Bound");
+        match self.cache.object(item) {
+            Some(Object::PersistentVolumeClaim(claim)) => is(claim.status.as_ref().and_then(|status| status.phase.as_ref())),
+            Some(Object::PersistentVolume(volume)) => is(volume.status.as_ref().and_then(|status| status.phase.as_ref())),
+            _ => false,
         }
     }
 
@@ -155,6 +177,7 @@ impl Binder {
     }
 
     fn say(&mut self, item: &Key, record: EventRecord, out: &mut Vec<Effect>) {
+        self.spoke += 1;
         if self.said.is_news(item, &record) || self.repeats.contains(item) {
             out.push(Effect::Record(record));
         }
@@ -406,7 +429,7 @@ impl Binder {
     }
 
     fn best_match(&self, claim: &PersistentVolumeClaim, delay: bool) -> Option<Arc<PersistentVolume>> {
-        matching::best(self.cache.list::<PersistentVolume>(), claim, None, &BTreeSet::new(), delay)
+        matching::best(matching::candidates(&self.cache, claim), claim, None, &BTreeSet::new(), delay)
     }
 }
 

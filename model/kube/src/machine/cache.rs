@@ -15,8 +15,12 @@ pub enum Index {
     PodsByNode,
     /// VolumeAttachments by the PersistentVolume's name.
     AttachmentsByVolume,
+    /// VolumeAttachments by their node.
+    AttachmentsByNode,
     /// PersistentVolumes by `<namespace>/<claim>` of their claimRef.
     VolumesByClaim,
+    /// PersistentVolumes without a claimRef, by their class.
+    VolumesFree,
     /// PersistentVolumeClaims by their class.
     ClaimsByClass,
     /// PersistentVolumeClaims by `spec.volumeName`.
@@ -89,16 +93,25 @@ impl Cache {
     }
 
     fn put(&mut self, key: Key, object: Object) {
-        self.remove(&key);
-        for value in indexed(&object) {
-            self.index.entry(value).or_default().insert(key.clone());
+        let new = indexed(&object);
+        let old = self.objects.insert(key.clone(), object).map(|old| indexed(&old)).unwrap_or_default();
+        // Most changes leave an object where it was found.
+        if old != new {
+            self.drop_index(&key, old);
+            for value in new {
+                self.index.entry(value).or_default().insert(key.clone());
+            }
         }
-        self.objects.insert(key, object);
     }
 
     fn remove(&mut self, key: &Key) {
-        let Some(object) = self.objects.remove(key) else { return };
-        for value in indexed(&object) {
+        if let Some(object) = self.objects.remove(key) {
+            self.drop_index(key, indexed(&object));
+        }
+    }
+
+    fn drop_index(&mut self, key: &Key, values: Vec<(Index, String)>) {
+        for value in values {
             if let Some(keys) = self.index.get_mut(&value) {
                 keys.remove(key);
                 if keys.is_empty() {
@@ -140,12 +153,12 @@ impl Cache {
     }
 
     /// The keys found by an index.
-    pub fn find(&self, index: Index, value: &str) -> impl Iterator<Item = &Key> {
+    pub fn find<'a>(&'a self, index: Index, value: &str) -> impl Iterator<Item = &'a Key> + use<'a> {
         self.index.get(&(index, value.to_owned())).into_iter().flatten()
     }
 
     /// The objects found by an index.
-    pub fn found<T: Typed>(&self, index: Index, value: &str) -> impl Iterator<Item = &Arc<T>> {
+    pub fn found<'a, T: Typed>(&'a self, index: Index, value: &str) -> impl Iterator<Item = &'a Arc<T>> + use<'a, T> {
         self.find(index, value).filter_map(|key| self.at::<T>(key))
     }
 }
@@ -175,11 +188,14 @@ fn indexed(object: &Object) -> Vec<(Index, String)> {
             if let Some(volume) = &attachment.spec.source.persistent_volume_name {
                 values.push((Index::AttachmentsByVolume, volume.clone()));
             }
+            values.push((Index::AttachmentsByNode, attachment.spec.node_name.clone()));
         }
         Object::PersistentVolume(volume) => {
             if let Some(claim) = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()) {
                 let (namespace, name) = (claim.namespace.as_deref().unwrap_or(""), claim.name.as_deref().unwrap_or(""));
                 values.push((Index::VolumesByClaim, format!("{namespace}/{name}")));
+            } else {
+                values.push((Index::VolumesFree, crate::controllers::class_of_volume(volume).to_owned()));
             }
         }
         Object::PersistentVolumeClaim(claim) => {

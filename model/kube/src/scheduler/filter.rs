@@ -21,7 +21,28 @@ pub struct World {
     pub volumes: BTreeMap<String, String>,
 }
 
+/// The volumes that a pod's claims are to be bound to, each with its claim's address.
+pub fn meant<'a>(pod: &'a Key, fixed: &'a BTreeMap<String, String>) -> impl Iterator<Item = (String, String)> + 'a {
+    fixed.iter().map(|(claim, volume)| (volume.clone(), format!("{}/{claim}", pod.namespace)))
+}
+
 impl World {
+    /// A pod is on its way to a node.
+    pub fn add(&mut self, pod: &Key, node: &str, fixed: &BTreeMap<String, String>) {
+        self.assumed.entry(node.to_owned()).or_default().insert(pod.clone());
+        self.volumes.extend(meant(pod, fixed));
+    }
+
+    /// A pod is no longer on its way to a node.
+    pub fn remove(&mut self, pod: &Key, node: &str) {
+        if let Some(pods) = self.assumed.get_mut(node) {
+            pods.remove(pod);
+            if pods.is_empty() {
+                self.assumed.remove(node);
+            }
+        }
+    }
+
     /// The pods that are or will be on a node.
     pub fn pods_on<'a>(&'a self, cache: &'a Cache, node: &str) -> impl Iterator<Item = &'a Pod> {
         let assumed = self.assumed.get(node).into_iter().flatten().filter_map(|key| cache.at::<Pod>(key));
@@ -174,7 +195,7 @@ fn limits(cache: &Cache, world: &World, pod: &Pod, node: &Node) -> Result<(), Ve
     let wanted = volumes_of(cache, pod);
     let Some(csi_node) = cache.get::<CSINode>("", node_name).filter(|_| !wanted.is_empty()) else { return Ok(()) };
     let mut used: BTreeSet<(String, String)> = world.pods_on(cache, node_name).flat_map(|pod| volumes_of(cache, pod)).collect();
-    for attachment in cache.list::<VolumeAttachment>().filter(|attachment| attachment.spec.node_name == node_name) {
+    for attachment in cache.found::<VolumeAttachment>(Index::AttachmentsByNode, node_name) {
         let volume = attachment.spec.source.persistent_volume_name.as_deref().and_then(|volume| cache.get::<PersistentVolume>("", volume));
         if let Some(csi) = volume.and_then(|volume| volume.spec.as_ref()).and_then(|spec| spec.csi.as_ref()) {
             used.insert((csi.driver.clone(), csi.volume_handle.clone()));

@@ -115,7 +115,7 @@ pub fn find(cache: &Cache, world: &World, claims: &Claims, node: &Node) -> Resul
         let address = format!("{}/{claim_name}", namespace(&claim.metadata));
         let mut excluded: BTreeSet<String> = found.fixed.values().cloned().collect();
         excluded.extend(world.volumes.iter().filter(|(_, taker)| **taker != address).map(|(volume, _)| volume.clone()));
-        match matching::best(cache.list::<PersistentVolume>(), claim, Some(node), &excluded, true) {
+        match matching::best(matching::candidates(cache, claim), claim, Some(node), &excluded, true) {
             Some(volume) => {
                 found.fixed.insert(claim_name, name(&volume.metadata).to_owned());
             }

@@ -1,3 +1,5 @@
+mod status;
+
 use super::*;
 use crate::write::{Patch, Propagation, Reason, Subresource};
 use serde_json::{Value, json};

@@ -10,7 +10,7 @@ use crate::admission;
 use crate::fields;
 use crate::object::{Key, Kind, Object};
 use crate::patch::{self, managed};
-use crate::write::{ApiError, Cause, Options, Patch, Subresource};
+use crate::write::{ApiError, Cause, FieldValidation, Options, Patch, Subresource};
 
 use super::{Effect, Outcome, Store};
 
@@ -59,6 +59,9 @@ impl Store {
                 _ => Err(ApiError::not_found(&key.kind, &key.name)),
             };
         };
+        if let Some(new) = status_merged(&old, patch, subresource, options) {
+            return self.replace(at, &old, new, subresource, Fields::of(options), out);
+        }
         let json = old.to_json().map_err(ApiError::internal)?;
         let mut new = match patch {
             Patch::Apply { object, force } => {
@@ -144,7 +147,7 @@ impl Store {
         if !causes.is_empty() {
             return Err(ApiError::invalid(kind, name, causes));
         }
-        if self.counts_generation(kind) && subresource == Subresource::None && self.spec_changed(old, &new)? {
+        if self.counts_generation(kind) && subresource == Subresource::None && Self::spec_changed(old, &new)? {
             let generation = old.metadata().generation.unwrap_or(0) + 1;
             new.metadata_mut().generation = Some(generation);
         }
@@ -172,7 +175,7 @@ impl Store {
     }
 
     /// Keeps the part of the old state that this path does not reach.
-    fn separate(&self, old: &Object, new: Object, subresource: Subresource) -> Result<Object, ApiError> {
+    fn separate(&self, old: &Object, mut new: Object, subresource: Subresource) -> Result<Object, ApiError> {
         let kind = old.kind();
         if !self.has_status(&kind) {
             return match subresource {
@@ -180,31 +183,39 @@ impl Store {
                 Subresource::Status => Err(ApiError::no_resource()),
             };
         }
-        let mut new_json = new.to_json().map_err(ApiError::internal)?;
-        let mut old_json = old.to_json().map_err(ApiError::internal)?;
-        let json = match subresource {
+        if matches!(kind, Kind::Custom { .. }) {
+            return separate_custom(old, new, subresource);
+        }
+        match subresource {
             Subresource::None => {
-                if new_json.get("status") == old_json.get("status") {
-                    return Ok(new);
+                if new.same_status(old) == Some(false) {
+                    new.take_status(old);
                 }
-                put_field(&mut new_json, "status", old_json.get_mut("status").map(Value::take));
-                new_json
+                Ok(new)
             }
             Subresource::Status => {
-                put_field(&mut old_json, "status", new_json.get_mut("status").map(Value::take));
-                if !matches!(kind, Kind::Custom { .. } | Kind::VolumeAttachment) {
-                    for name in ["labels", "annotations", "finalizers", "managedFields"] {
-                        let value = new_json["metadata"].get_mut(name).map(Value::take);
-                        put_field(&mut old_json["metadata"], name, value);
-                    }
+                let mut metadata = old.metadata().clone();
+                if kind != Kind::VolumeAttachment {
+                    let given = new.metadata();
+                    metadata.labels.clone_from(&given.labels);
+                    metadata.annotations.clone_from(&given.annotations);
+                    metadata.finalizers.clone_from(&given.finalizers);
+                    metadata.managed_fields.clone_from(&given.managed_fields);
                 }
-                old_json
+                if new.same_spec(old) == Some(false) {
+                    let given = std::mem::replace(&mut new, old.clone());
+                    new.take_status(&given);
+                }
+                *new.metadata_mut() = metadata;
+                Ok(new)
             }
-        };
-        Object::from_json(&kind, json).map_err(ApiError::internal)
+        }
     }
 
-    fn spec_changed(&self, old: &Object, new: &Object) -> Result<bool, ApiError> {
+    fn spec_changed(old: &Object, new: &Object) -> Result<bool, ApiError> {
+        if let Some(same) = new.same_spec(old) {
+            return Ok(!same);
+        }
         let without = |object: &Object| -> Result<Value, ApiError> {
             let mut json = object.to_json().map_err(ApiError::internal)?;
             if let Some(fields) = json.as_object_mut() {
@@ -269,6 +280,39 @@ impl Store {
         new.metadata_mut().resource_version = resource_version.map(str::to_owned);
         self.replace(at, &old, new, Subresource::None, Fields::of(options), out)
     }
+}
+
+/// The object after a patch that does nothing but merge into a typed status, as kubelets and controllers send it all the time: the rest of
+/// the object need not become JSON and back. None: the patch is another, or does not fit, and goes the long way.
+fn status_merged(old: &Object, patch: &Patch, subresource: Subresource, options: &Options) -> Option<Object> {
+    let (Patch::Merge(Value::Object(fields)), Subresource::Status) = (patch, subresource) else { return None };
+    let status = fields.get("status").filter(|_| fields.len() == 1)?;
+    // What else than the status is there is not looked through for fields that the kind does not have.
+    if options.validation != FieldValidation::Ignore {
+        return None;
+    }
+    let mut new = old.clone();
+    new.merge_status(status, fields::omit_empty).is_ok_and(|merged| merged).then_some(new)
+}
+
+/// The same for a kind whose status is a field of JSON as any other.
+fn separate_custom(old: &Object, new: Object, subresource: Subresource) -> Result<Object, ApiError> {
+    let mut new_json = new.to_json().map_err(ApiError::internal)?;
+    let mut old_json = old.to_json().map_err(ApiError::internal)?;
+    let json = match subresource {
+        Subresource::None => {
+            if new_json.get("status") == old_json.get("status") {
+                return Ok(new);
+            }
+            put_field(&mut new_json, "status", old_json.get_mut("status").map(Value::take));
+            new_json
+        }
+        Subresource::Status => {
+            put_field(&mut old_json, "status", new_json.get_mut("status").map(Value::take));
+            old_json
+        }
+    };
+    Object::from_json(&old.kind(), json).map_err(ApiError::internal)
 }
 
 fn put_field(object: &mut Value, name: &str, value: Option<Value>) {

@@ -29,12 +29,12 @@ impl AttachDetach {
         for pod in self.cache.keys(&Kind::Pod) {
             self.update_pod(&pod);
         }
-        let all: Vec<Key> = self.pairs.keys().cloned().collect();
+        let all: Vec<Key> = self.pairs.items().cloned().collect();
         all.into_iter().for_each(|item| self.work.mark(item));
     }
 
     pub(super) fn had(&mut self, pair: Pair, confirmed: bool) {
-        self.pairs.insert(pair.item(), pair.clone());
+        self.pairs.add(&pair);
         self.in_use.entry(pair.node.clone()).or_default().insert(pair.volume.clone());
         let have = Have { op: Op::Idle, confirmed, reported: true, detach_requested: false, expired: false };
         self.have.insert(pair, have);

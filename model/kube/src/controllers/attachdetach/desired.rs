@@ -55,8 +55,7 @@ impl AttachDetach {
         for claim in claims {
             let Some((unique, volume)) = self.volume_of(namespace(&pod.metadata), &claim) else { continue };
             let pair = Pair { volume: unique, node: node_name.to_owned() };
-            let item = pair.item();
-            self.pairs.insert(item.clone(), pair.clone());
+            let item = self.pairs.add(&pair);
             self.by_pod.entry(key.clone()).or_default().insert(pair.clone());
             let is_new = !self.wanted.contains_key(&pair);
             let wanted = self.wanted.entry(pair).or_default();
@@ -75,7 +74,7 @@ impl AttachDetach {
         wanted.pods.remove(pod);
         if wanted.pods.is_empty() {
             self.wanted.remove(pair);
-            let item = pair.item();
+            let item = self.pairs.item(pair);
             self.work.succeed(&item);
             self.work.mark(item);
             self.mark_siblings(pair);

@@ -19,12 +19,9 @@ impl AttachDetach {
         if !desired::is_managed(node) {
             return None;
         }
-        let should: BTreeSet<&str> = self
-            .have
-            .iter()
-            .filter(|(pair, have)| pair.node == *key.name && have.confirmed && have.reported)
-            .map(|(pair, _)| pair.volume.as_str())
-            .collect();
+        let is_reported = |pair: &&Pair| self.have.get(*pair).is_some_and(|have| have.confirmed && have.reported);
+        let should: BTreeSet<&str> =
+            self.pairs.of_node(&key.name).map(|(_, pair)| pair).filter(is_reported).map(|pair| pair.volume.as_str()).collect();
         let is: BTreeSet<String> = attached_of(node).collect();
         if should.len() == is.len() && should.iter().all(|volume| is.contains(*volume)) {
             return None;

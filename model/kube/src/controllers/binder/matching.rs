@@ -6,7 +6,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 
 use crate::controllers::amount;
-use crate::controllers::{class_of_claim, class_of_volume, is_claimed_by, name};
+use crate::controllers::{class_of_claim, class_of_volume, is_claimed_by, name, namespace};
+use crate::machine::{Cache, Index};
 use crate::selector;
 
 fn mode(mode: Option<&str>) -> &str {
@@ -68,6 +69,12 @@ pub fn satisfies(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Re
         return Ok(());
     };
     Err(why.to_owned())
+}
+
+/// The volumes that a claim may be bound to as far as claimRef and class go: its own, and those of its class that are nobody's.
+pub fn candidates<'a>(cache: &'a Cache, claim: &PersistentVolumeClaim) -> impl Iterator<Item = &'a Arc<PersistentVolume>> {
+    let address = format!("{}/{}", namespace(&claim.metadata), name(&claim.metadata));
+    cache.found(Index::VolumesByClaim, &address).chain(cache.found(Index::VolumesFree, class_of_claim(claim)))
 }
 
 /// The volume to bind a claim to: of those with the fewest access modes beyond the wanted ones that have a match, the smallest.
