@@ -39,6 +39,7 @@ pub enum Command {
     Replay(crate::search::ReplayArgs),
     Trace(crate::search::TraceArgs),
     Check(crate::check::CheckArgs),
+    Report(crate::campaign::ReportArgs),
     Import(crate::import::ImportArgs),
     /// Work with nodes.
     Node(NodeArgs),
@@ -253,6 +254,8 @@ pub struct RunArgs {
     /// How many runs at a time with --seeds; as many as there are cores when absent.
     #[arg(long, requires = "seeds", value_name = "N")]
     pub jobs: Option<usize>,
+    #[command(flatten)]
+    pub part: crate::campaign::SeedArgs,
     /// Record what happens in a file, for `ebbtide replay` and `ebbtide trace`.
     #[arg(long, conflicts_with = "live", value_name = "FILE")]
     pub trace: Option<std::path::PathBuf>,

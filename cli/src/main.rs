@@ -3,6 +3,7 @@
 
 mod agent;
 mod args;
+mod campaign;
 mod check;
 mod demo;
 mod doctor;
@@ -79,6 +80,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Run(args) => run::run(&args),
+        Command::Report(args) => campaign::report(&args),
         Command::Search(args) => search::search(&args),
         Command::Replay(args) => search::replay(&args),
         Command::Trace(args) => search::trace(&args),

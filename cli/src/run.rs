@@ -37,6 +37,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let reports = match (&all[..], &args.seeds) {
         ([scenario], Some(range)) => return seeds(scenario, range, args),
         (_, Some(_)) => bail!("--seeds takes one scenario, not {}", all.len()),
+        (_, None) if args.part.is_given() => bail!("--shard and --keep-going go with --seeds"),
         ([scenario], None) => vec![one(scenario, args)?],
         (_, None) => several(&all, args)?,
     };
@@ -187,22 +188,33 @@ pub fn range(text: &str) -> anyhow::Result<std::ops::RangeInclusive<u64>> {
 
 /// One scenario with many seeds, until one fails.
 fn seeds(scenario: &Scenario, text: &str, args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let range = range(text)?;
+    let seeds = args.part.of(text)?;
     let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let bar = crate::search::bar(range.end() - range.start() + 1);
-    let outcome = scenarios::search::search(range, jobs, |_| scenario.clone(), |_| bar.inc(1));
+    let start = std::time::Instant::now();
+    let bar = crate::search::bar(seeds.count());
+    let outcome = scenarios::search::search(seeds.clone(), jobs, |_| scenario.clone(), |_| bar.inc(1));
     bar.finish_and_clear();
+    let tally = outcome.tally(format!("run {}", args.scenarios.join(" ")), &seeds, start.elapsed());
     let failed = outcome.found.as_ref().map(|(_, report)| report);
     match args.data.output {
         Format::Json => {
-            println!("{}", serde_json::json!({"scenario": scenario.metadata.name, "played": outcome.played, "failed": failed}));
+            let name = &scenario.metadata.name;
+            println!("{}", serde_json::json!({"scenario": name, "played": outcome.played, "failed": failed, "tally": tally}));
         }
         Format::Text => {
             if let Some(report) = failed {
                 print!("{}", report.to_text());
                 println!("  again: ebbtide run {} --seed {}", args.scenarios.join(" "), report.seed.unwrap_or_default());
             }
-            println!("{}: {} runs, {}", scenario.metadata.name, outcome.played, if failed.is_some() { "one failed" } else { "all passed" });
+            let verdict = match tally.failed.len() {
+                0 => "all passed".to_owned(),
+                1 => "one failed".to_owned(),
+                failed => format!("{failed} failed"),
+            };
+            println!("{}: {} runs, {verdict}", scenario.metadata.name, outcome.played);
+            if tally.failed.len() > 1 {
+                print!("{}", crate::campaign::words(&tally));
+            }
         }
     }
     Ok(if failed.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -37,6 +37,8 @@ pub struct SearchArgs {
     /// How many runs at a time; as many as there are cores when absent. The result does not depend on it.
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
+    #[command(flatten)]
+    part: crate::campaign::SeedArgs,
     /// Only these invariants, divided by commas (`ebbtide run --invariants` lists them).
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     only: Vec<String>,
@@ -85,8 +87,23 @@ enum TraceCommand {
     Show { trace: PathBuf },
 }
 
+impl SearchArgs {
+    /// What is played, as on the command line.
+    fn campaign(&self) -> String {
+        let mut text = format!("search --nodes {} --volumes {} --minutes {}", self.nodes, self.volumes, self.minutes);
+        if !self.only.is_empty() {
+            text.push_str(" --only ");
+            text.push_str(&self.only.join(","));
+        }
+        if self.no_faults {
+            text.push_str(" --no-faults");
+        }
+        text
+    }
+}
+
 pub fn search(args: &SearchArgs) -> anyhow::Result<ExitCode> {
-    let seeds = crate::run::range(&args.seeds)?;
+    let seeds = args.part.of(&args.seeds)?;
     let options = Options {
         nodes: args.nodes,
         volumes: args.volumes,
@@ -99,11 +116,12 @@ pub fn search(args: &SearchArgs) -> anyhow::Result<ExitCode> {
     }
     let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let start = Instant::now();
-    let bar = bar(seeds.end() - seeds.start() + 1);
-    let outcome = search::search(seeds, jobs, |seed| search::of_seed(seed, &options), |_| bar.inc(1));
+    let bar = bar(seeds.count());
+    let outcome = search::search(seeds.clone(), jobs, |seed| search::of_seed(seed, &options), |_| bar.inc(1));
     bar.finish_and_clear();
     let took = start.elapsed();
     let speed = outcome.virtual_time.as_secs_f64() / took.as_secs_f64().max(1e-9);
+    let tally = outcome.tally(args.campaign(), &seeds, took);
     let Some((scenario, report)) = outcome.found else {
         match args.output {
             Format::Text => println!(
@@ -112,7 +130,9 @@ pub fn search(args: &SearchArgs) -> anyhow::Result<ExitCode> {
                 scenarios::report::short(took),
                 scenarios::report::short(outcome.virtual_time)
             ),
-            Format::Json => println!("{}", serde_json::json!({"played": outcome.played, "seconds": took.as_secs_f64(), "found": null})),
+            Format::Json => {
+                println!("{}", serde_json::json!({"played": outcome.played, "seconds": took.as_secs_f64(), "found": null, "tally": tally}));
+            }
         }
         return Ok(ExitCode::SUCCESS);
     };
@@ -134,6 +154,9 @@ pub fn search(args: &SearchArgs) -> anyhow::Result<ExitCode> {
     }
     match args.output {
         Format::Text => {
+            if tally.failed.len() > 1 {
+                print!("{}", crate::campaign::words(&tally));
+            }
             println!("seed {seed} after {} runs in {}:", outcome.played, scenarios::report::short(took));
             tell(&shrunk.scenario, &report, &trace.story);
             println!(
@@ -151,6 +174,7 @@ pub fn search(args: &SearchArgs) -> anyhow::Result<ExitCode> {
                     "seed": seed, "operations": search::inputs(&shrunk.scenario), "shrunkFrom": search::inputs(&scenario),
                     "scenario": file, "trace": traced, "report": report,
                 },
+                "tally": tally,
             })
         ),
     }

@@ -90,6 +90,10 @@ pub trait Engine {
     }
     /// The play is over and had its time: what must have happened by now is looked at.
     async fn settled(&mut self) {}
+    /// How many inputs the machines took so far; none where they run elsewhere.
+    fn inputs(&self) -> Option<u64> {
+        None
+    }
     /// What the invariants look at.
     async fn facts(&mut self) -> Result<Facts, EngineError>;
 }

@@ -85,6 +85,7 @@ pub async fn run(scenario: &Scenario, target: &Target, observer: &mut dyn Observ
         error: played.error,
         seed: None,
         digest: None,
+        inputs: None,
         virtual_time: None,
         wall: start.elapsed(),
     }

@@ -30,6 +30,9 @@ pub struct Report {
     /// The rolling hash of all that happened in virtual time; two runs with one seed have the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// How many inputs the machines took in virtual time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_seconds", rename = "virtualSeconds")]
     pub virtual_time: Option<Duration>,
     #[serde(serialize_with = "seconds", rename = "wallSeconds")]
@@ -55,6 +58,9 @@ pub struct StepReport {
     /// In the world's own time.
     #[serde(serialize_with = "seconds", rename = "seconds")]
     pub took: Duration,
+    /// How many inputs the machines took meanwhile, in virtual time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -101,6 +107,17 @@ impl Report {
     /// 0 when all held, 1 otherwise.
     pub fn exit_code(&self) -> i32 {
         i32::from(!self.passed)
+    }
+
+    /// The first step and operation that failed, and why.
+    pub fn failure(&self) -> Option<String> {
+        if let Some(error) = &self.error {
+            return Some(error.clone());
+        }
+        let step = self.steps.iter().find(|step| step.verdict == Verdict::Failed)?;
+        let operation = step.operations.iter().find(|operation| operation.failure.is_some());
+        let why = operation.map(|operation| format!(": {}: {}", operation.what, operation.failure.as_deref().unwrap_or_default()));
+        Some(format!("step `{}`{}", step.name, why.unwrap_or_default()))
     }
 
     /// For people.
@@ -181,11 +198,13 @@ mod tests {
                     took: Duration::ZERO,
                 }],
                 took: Duration::from_millis(420),
+                inputs: None,
             }],
             violations: vec![Violation { invariant: "no-leak".into(), message: "volume vol-1 is left".into(), step: "make".into() }],
             error: None,
             seed: Some(7),
             digest: Some("00ff".into()),
+            inputs: Some(9),
             virtual_time: Some(Duration::from_secs(390)),
             wall: Duration::from_millis(12),
         };

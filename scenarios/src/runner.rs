@@ -72,7 +72,13 @@ pub async fn play<E: Engine>(scenario: &Scenario, engine: &mut E, observer: &mut
     let of = scenario.spec.steps.len();
     for (index, step) in scenario.spec.steps.iter().enumerate() {
         if !passed {
-            steps.push(StepReport { name: step.name.clone(), verdict: Verdict::Skipped, operations: Vec::new(), took: Duration::ZERO });
+            steps.push(StepReport {
+                name: step.name.clone(),
+                verdict: Verdict::Skipped,
+                operations: Vec::new(),
+                took: Duration::ZERO,
+                inputs: None,
+            });
             continue;
         }
         player.observer.step_started(index + 1, of, &step.name);
@@ -147,7 +153,7 @@ impl<E: Engine> Player<'_, E> {
     }
 
     async fn step(&mut self, step: &Step) -> StepReport {
-        let start = self.engine.now();
+        let (start, before) = (self.engine.now(), self.engine.inputs());
         self.tell(start, "scenario", format!("step: {}", step.name), false);
         let mut operations = Vec::new();
         let passed = self.block(step, &step.attempt, &mut operations).await;
@@ -156,7 +162,8 @@ impl<E: Engine> Player<'_, E> {
         }
         let finished = self.block(step, &step.finally, &mut operations).await;
         let verdict = if passed && finished { Verdict::Passed } else { Verdict::Failed };
-        StepReport { name: step.name.clone(), verdict, operations, took: self.engine.now().saturating_sub(start) }
+        let inputs = self.engine.inputs().zip(before).map(|(now, before)| now - before);
+        StepReport { name: step.name.clone(), verdict, operations, took: self.engine.now().saturating_sub(start), inputs }
     }
 
     /// Runs operations until one fails or an invariant does not hold; whether all went well.

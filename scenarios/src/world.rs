@@ -28,13 +28,14 @@ mod tests;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use model_aws::{Aws, Profile, ec2, efs};
 use model_common::csi;
-use model_common::digest::Digest;
 use model_common::pick::Seeded;
+use model_common::trail::Trail;
 use model_kube::machine as kube;
 use model_kube::object::{Change, Key, Kind, Object};
 use model_kube::store::Store;
@@ -78,15 +79,20 @@ pub fn run_tape(scenario: &Scenario, seed: u64, tape: Vec<u8>, tell: bool) -> (R
     play(scenario, seed, tape, &mut Silent, tell)
 }
 
+/// The world of a scenario, to be driven by something else than its steps.
+pub fn open(scenario: &Scenario, seed: u64) -> Result<impl Engine, String> {
+    World::new(scenario, seed, Vec::new(), false)
+}
+
 fn play(scenario: &Scenario, seed: u64, tape: Vec<u8>, observer: &mut dyn Observer, tell: bool) -> (Report, Vec<Told>) {
     let wall = std::time::Instant::now();
-    let (played, digest, time, story) = match World::new(scenario, seed, tape, tell) {
+    let (played, digest, inputs, time, story) = match World::new(scenario, seed, tape, tell) {
         Ok(mut world) => {
             let played = crate::ready(runner::play(scenario, &mut world, observer));
-            world.note("end", &played.passed);
-            (played, world.digest, world.clock.now(), world.story.unwrap_or_default().told)
+            world.note("end").add(&played.passed);
+            (played, world.trail, world.inputs, world.clock.now(), world.story.unwrap_or_default().told)
         }
-        Err(error) => (runner::Played::not_begun(error), Digest::default(), Duration::ZERO, Vec::new()),
+        Err(error) => (runner::Played::not_begun(error), Trail::default(), 0, Duration::ZERO, Vec::new()),
     };
     // What the player did comes before what it led to at the same time.
     let mut told = played.story;
@@ -101,6 +107,7 @@ fn play(scenario: &Scenario, seed: u64, tape: Vec<u8>, observer: &mut dyn Observ
         error: played.error,
         seed: Some(seed),
         digest: Some(digest.to_string()),
+        inputs: Some(inputs),
         virtual_time: Some(time),
         wall: wall.elapsed(),
     };
@@ -115,14 +122,14 @@ enum Watcher {
 }
 
 /// The built-in drivers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Which {
     Ebs,
     Efs,
 }
 
 /// The name of a timer of any machine.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Timer {
     Ec2(ec2::Timer),
     Efs(efs::Timer),
@@ -142,7 +149,7 @@ enum Timer {
 enum Event {
     Fired(Timer),
     /// A change reaches a watcher.
-    Watch(Watcher, Box<Change>),
+    Watch(Watcher, Arc<Change>),
     /// A controller's request reaches the store.
     Write {
         from: Caller,
@@ -245,12 +252,19 @@ impl Event {
 struct World {
     clock: Clock<Event, Timer>,
     latencies: Latencies,
-    digest: Digest,
+    /// The hash of all that happened.
+    trail: Trail,
+    /// How many inputs the machines took: each call of a `step` is one.
+    inputs: u64,
     aws: Aws,
     store: Store,
     controllers: Vec<actors::Controller>,
+    /// The controllers that watch a kind.
+    watchers: BTreeMap<Kind, Vec<usize>>,
     drivers: drivers::Drivers,
     nodes: Vec<kubelet::Node>,
+    /// The nodes by their names, and by their instances' ids.
+    numbers: BTreeMap<String, usize>,
     /// What lies on volumes and file systems, by id.
     trees: BTreeMap<String, files::Tree>,
     /// Events of one kind reach a watcher in order.
@@ -272,15 +286,20 @@ impl World {
         let world = account::world(&given, seed)?;
         let profile = if given.instant { Profile::Instant } else { Profile::Aws };
         let source = Seeded::new(seed);
+        let nodes: Vec<_> = world.nodes().into_iter().enumerate().map(|(n, info)| kubelet::Node::new(info, given.nodes.get(n))).collect();
+        let controllers = actors::all();
         let mut this = Self {
             clock: Clock::new(),
             latencies: Latencies::new(&source.child("world"), &given.latency, tape),
-            digest: Digest::default(),
+            trail: Trail::default(),
+            inputs: 0,
             aws: Aws::new(&world, profile),
             store: Store::new(source.child("uids").next_u64()),
-            controllers: actors::all(),
+            watchers: actors::watchers(&controllers),
+            controllers,
             drivers: drivers::Drivers::new(seed),
-            nodes: world.nodes().into_iter().enumerate().map(|(n, info)| kubelet::Node::new(info, given.nodes.get(n))).collect(),
+            numbers: kubelet::numbers(&nodes),
+            nodes,
             trees: BTreeMap::new(),
             delivered: BTreeMap::new(),
             told: 0,
@@ -290,7 +309,7 @@ impl World {
             attachments: BTreeMap::new(),
             story: tell.then(story::Story::default),
         };
-        this.note("seed", &seed);
+        this.note("seed").add(&seed);
         this.boot()?;
         Ok(this)
     }
@@ -332,18 +351,16 @@ impl World {
         model_aws::At(self.timestamp().as_millisecond())
     }
 
-    /// Adds what happened to the hash of the run.
-    fn note(&mut self, who: &str, what: &impl std::fmt::Debug) {
-        struct Feed<'a>(&'a mut Digest);
-        impl std::fmt::Write for Feed<'_> {
-            fn write_str(&mut self, text: &str) -> std::fmt::Result {
-                self.0.bytes(text.as_bytes());
-                Ok(())
-            }
-        }
-        let now = self.clock.now().as_micros();
-        // Feeding a hash cannot fail.
-        let _ = std::fmt::Write::write_fmt(&mut Feed(&mut self.digest), format_args!("{now} {who} {what:?}\n"));
+    /// The hash of the run, to add what happens to it.
+    fn note(&mut self, who: &str) -> &mut Trail {
+        let now = self.clock.now();
+        self.trail.add(&(now.as_secs(), now.subsec_nanos(), who))
+    }
+
+    /// The same for what a machine is told.
+    fn input(&mut self, who: &str) -> &mut Trail {
+        self.inputs += 1;
+        self.note(who)
     }
 
     fn soon(&mut self, part: Part, event: Event) {
@@ -372,7 +389,7 @@ impl World {
         match event {
             Event::Fired(timer) => {
                 self.clock.fired(&timer);
-                self.note("fired", &timer);
+                self.note("fired").add(&timer);
                 self.fired(timer);
             }
             Event::Watch(watcher, change) => self.watched(watcher, &change),
@@ -458,7 +475,10 @@ impl Engine for World {
         let there = self.latencies.draw(Part::Cloud);
         self.advance(there);
         let answer = self.command(service, command, parameters);
-        self.note("user", &(service, command, parameters, &answer));
+        self.note("user").value(&(service, command, parameters)).verdict(&answer);
+        if let Ok(answer) = &answer {
+            self.trail.value(answer);
+        }
         let back = self.latencies.draw(Part::Cloud);
         self.advance(back);
         answer
@@ -486,6 +506,9 @@ impl Engine for World {
     }
     async fn fault(&mut self, fault: &Fault) -> Result<(), EngineError> {
         self.cause(fault)
+    }
+    fn inputs(&self) -> Option<u64> {
+        Some(self.inputs)
     }
     async fn settled(&mut self) {
         let now = self.clock.now();

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
+use super::Report;
 use super::html::escape;
-use super::{Report, Verdict};
 
 /// The file. `again` gives the command that shows a run again.
 pub fn junit(reports: &[Report], again: impl Fn(&Report) -> String) -> String {
@@ -48,11 +48,7 @@ fn reason(report: &Report) -> (&'static str, String, String) {
     if let Some(violation) = report.violations.first() {
         return ("failure", violation.invariant.clone(), violation.message.clone());
     }
-    let failed = report.steps.iter().find(|step| step.verdict == Verdict::Failed);
-    let operation = failed.and_then(|step| step.operations.iter().find(|operation| operation.failure.is_some()));
-    let why = operation.map(|operation| format!("{}: {}", operation.what, operation.failure.as_deref().unwrap_or_default()));
-    let step = failed.map_or_else(String::new, |step| format!("step `{}`", step.name));
-    ("failure", "step".into(), [Some(step), why].into_iter().flatten().collect::<Vec<_>>().join(": "))
+    ("failure", "step".into(), report.failure().unwrap_or_default())
 }
 
 /// Text for XML 1.0, which has no control characters but tab and the ends of lines.
@@ -82,6 +78,7 @@ mod tests {
             error: None,
             seed: Some(7),
             digest: None,
+            inputs: None,
             virtual_time: None,
             wall: Duration::from_millis(1500),
         }

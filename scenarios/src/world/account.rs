@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use k8s_openapi::jiff::Timestamp;
 use model_aws::ec2::network::{Peer, Rule};
 use model_aws::ec2::{self, Filter, Paging, TagItem};
+use model_aws::world::Cidr;
 use model_aws::{At, Input, efs, world};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -24,17 +25,23 @@ use requests::{
 pub(super) fn world(given: &language::World, seed: u64) -> Result<world::World, String> {
     let mut world = world::World { seed, ..world::World::default() };
     if !given.nodes.is_empty() {
-        let mut taken: BTreeMap<&str, u8> = BTreeMap::new();
+        let mut taken: BTreeMap<&str, u32> = BTreeMap::new();
+        // A subnet of the default world has room for so many; a larger cluster gets larger subnets.
+        if given.nodes.len() > 200 {
+            world.vpc.cidr = "10.0.0.0/8".into();
+            (1..).zip(&mut world.vpc.subnets).for_each(|(n, subnet)| subnet.cidr = format!("10.{}.0.0/12", n * 16));
+        }
+        let subnets: Vec<Option<Cidr>> = world.vpc.subnets.iter().map(|subnet| Cidr::parse(&subnet.cidr)).collect();
         world.instances = given
             .nodes
             .iter()
             .map(|node| {
-                let subnet = world.zones.iter().position(|zone| zone.name == node.zone);
+                // Each zone has one subnet, in the order of the zones.
+                let subnet = world.zones.iter().zip(&subnets).find(|(zone, _)| zone.name == node.zone).and_then(|(_, subnet)| *subnet);
                 let subnet = subnet.ok_or_else(|| format!("the node {} is in the zone {}, which is not there", node.name, node.zone))?;
                 let host = taken.entry(&node.zone).or_insert(9);
                 *host += 1;
-                // Zone n has the subnet 10.0.n.0/24 in the default world.
-                let private_ip = Ipv4Addr::new(10, 0, u8::try_from(subnet + 1).unwrap_or(u8::MAX), *host);
+                let private_ip = Ipv4Addr::from(u32::from(subnet.network).saturating_add(*host));
                 let (zone, instance_type) = (node.zone.clone(), node.instance_type.clone());
                 Ok(world::Instance {
                     private_ip,

@@ -1,10 +1,14 @@
 //! The controllers and sidecars, each with its own delayed view of the store.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use model_common::trail::Trail;
 use model_kube::controllers::{self, Driver};
 use model_kube::events::{EventRecord, Recorder};
 use model_kube::machine::{self, Effect, Input};
-use model_kube::object::Change;
+use model_kube::object::{Change, Kind};
 
 use super::clock::Part;
 use super::{Event, Timer, Watcher, Which, World};
@@ -35,6 +39,17 @@ pub(super) fn all() -> Vec<Controller> {
     machines.map(|(driver, machine)| Controller { machine, driver, up: true, life: 0, recorder: Recorder::default() }).collect()
 }
 
+/// Who watches a kind.
+pub(super) fn watchers(controllers: &[Controller]) -> BTreeMap<Kind, Vec<usize>> {
+    let mut watchers: BTreeMap<Kind, Vec<usize>> = BTreeMap::new();
+    for (number, controller) in controllers.iter().enumerate() {
+        for kind in controller.machine.kinds() {
+            watchers.entry(kind).or_default().push(number);
+        }
+    }
+    watchers
+}
+
 impl World {
     /// The informers list what exists, then the controller begins.
     pub(super) fn boot_controller(&mut self, number: usize) {
@@ -56,7 +71,8 @@ impl World {
         let timeout = actor.machine.call_timeout();
         let from = Caller { number, life: actor.life };
         let verdict = actor.machine.step(input, &mut effects);
-        self.note(name, &(summary(input), verdict));
+        tell_of(input, self.input(name));
+        self.trail.verdict(&verdict);
         for effect in effects {
             match effect {
                 Effect::Write { call, mut write } => {
@@ -84,7 +100,7 @@ impl World {
     }
 
     pub(super) fn tell(&mut self, record: &EventRecord, write: model_kube::write::Write) {
-        self.note("event", &(&record.reason, &record.message));
+        self.note("event").add(&record.reason).add(&record.message);
         self.trace_record(record);
         self.soon(Part::Write, Event::Tell(Box::new(write)));
     }
@@ -92,17 +108,17 @@ impl World {
     /// A change on its way to everybody who watches its kind, in order for each.
     pub(super) fn spread(&mut self, change: &Change) {
         let kind = change.object().kind();
-        let watches = |controller: &Controller| controller.up && controller.machine.kinds().contains(&kind);
-        let controllers = (0..self.controllers.len()).filter(|number| watches(&self.controllers[*number]));
-        let mut watchers: Vec<Watcher> = controllers.map(Watcher::Controller).collect();
-        let nodes = (0..self.nodes.len()).filter(|number| self.nodes[*number].up && self.nodes[*number].watches(change.object()));
-        watchers.extend(nodes.map(Watcher::Node));
-        for watcher in watchers {
+        let controllers = self.watchers.get(&kind).into_iter().flatten().filter(|number| self.controllers[**number].up);
+        let node = super::kubelet::seen_by(change.object()).and_then(|name| self.numbers.get(name));
+        let node = node.filter(|number| self.nodes[**number].up);
+        let watchers = controllers.copied().map(Watcher::Controller).chain(node.copied().map(Watcher::Node));
+        let change = Arc::new(change.clone());
+        for watcher in watchers.collect::<Vec<_>>() {
             let latency = self.latencies.draw(Part::Watch) + self.lag(watcher, &kind);
             let last = self.delivered.entry((watcher, kind.clone())).or_default();
             *last = (self.clock.now() + latency).max(*last);
             let time = *last;
-            self.clock.at(time, Event::Watch(watcher, Box::new(change.clone())));
+            self.clock.at(time, Event::Watch(watcher, change.clone()));
         }
     }
 
@@ -116,25 +132,23 @@ impl World {
     }
 }
 
-/// What tells an input from another; whole objects are hashed once, when they are written.
-fn summary(input: &Input) -> String {
+/// Adds what tells an input from another; whole objects are added once, when they are written.
+fn tell_of(input: &Input, trail: &mut Trail) {
+    trail.add(&std::mem::discriminant(input));
     match input {
-        Input::Booted => "booted".into(),
+        Input::Booted => {}
         Input::Changed(change) => {
-            let what = match change {
-                Change::Added(_) => "added",
-                Change::Modified(_) => "modified",
-                Change::Deleted(_) => "deleted",
-            };
-            let object = change.object();
-            let key = object.key();
-            format!("{what} {} {}/{} {}", key.kind.plural(), key.namespace, key.name, object.resource_version())
+            let metadata = change.object().metadata();
+            trail.add(&std::mem::discriminant(change)).add(&change.object().kind());
+            trail.add(&metadata.namespace).add(&metadata.name).add(&metadata.resource_version);
         }
-        Input::Written { call, result } => match result {
-            Ok(object) => format!("written {call} {}", object.resource_version()),
-            Err(error) => format!("refused {call} {error}"),
-        },
-        Input::Csi { call, result } => format!("csi {call} {result:?}"),
-        Input::Fired(timer) => format!("{timer:?}"),
+        Input::Written { call, result } => {
+            trail.add(call).verdict(result);
+            if let Ok(object) = result {
+                trail.add(&object.metadata().resource_version);
+            }
+        }
+        Input::Csi { call, result } => drop(trail.add(call).add(result)),
+        Input::Fired(timer) => drop(trail.add(timer)),
     }
 }

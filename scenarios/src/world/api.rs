@@ -45,16 +45,14 @@ impl World {
         let mut effects = Vec::new();
         let verdict = self.store.step_with(at, write, options, &mut effects);
         let key = write.key();
-        self.note("write", &(key.kind.plural(), &key.namespace, &key.name, &verdict));
+        self.input("write").add(&key).verdict(&verdict);
         verdict?;
         let mut reply = None;
         for effect in effects {
             match effect {
                 Effect::Reply { object, outcome } => reply = Some((object, outcome)),
                 Effect::Changed(entry) => {
-                    if let Ok(json) = entry.change.object().to_json() {
-                        self.digest.add(&json);
-                    }
+                    self.trail.value(entry.change.object());
                     self.watch.see(self.clock.now(), &Seen::Object(&entry.change));
                     self.trace_change(&entry.change);
                     self.spread(&entry.change);

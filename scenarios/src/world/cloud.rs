@@ -86,7 +86,7 @@ impl World {
     pub(super) fn aws(&mut self, input: Input) -> Result<Option<Reply>, Refusal> {
         let mut effects = Vec::new();
         let verdict = self.aws.step(self.at(), &input, &mut effects);
-        self.note("aws", &(&input, &verdict, &effects));
+        self.input("aws").value(&input).verdict(&verdict).value(&effects);
         verdict?;
         let mut reply = None;
         for effect in effects {
@@ -180,7 +180,7 @@ impl World {
                 message: "https response error StatusCode: 0, RequestID: , request send failed, EOF".into(),
             });
         }
-        self.note("cloud", &(&call, &result));
+        self.note("cloud").value(&call).value(&result);
         self.trace(|_| {
             let (service, operation) = call.operation();
             let outcome = match &*result {
@@ -280,7 +280,7 @@ impl World {
     }
 
     fn node_of_instance(&self, instance: &str) -> Option<usize> {
-        self.nodes.iter().position(|node| node.info.instance_id == instance)
+        self.numbers.get(instance).copied()
     }
 
     pub(super) fn tree_done(&mut self, work: efs::Work) {

@@ -136,7 +136,7 @@ impl World {
             Which::Ebs => self.drivers.ebs.step(input, &mut effects),
             Which::Efs => self.drivers.efs.step(input, &mut effects),
         };
-        self.note("driver", &(which, input, verdict));
+        self.input("driver").add(&which).value(input).verdict(&verdict);
         for effect in effects {
             match effect {
                 Effect::Cloud { id, call } => self.soon(Part::Cloud, Event::Cloud { which, id, call: Box::new(call), met: false }),

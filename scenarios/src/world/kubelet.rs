@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::storage::v1::CSIDriver;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
 use model_aws::ec2::InstanceType;
 use model_aws::world;
 use model_kube::events::{self, EventRecord, EventType, Recorder};
@@ -24,6 +25,9 @@ use super::programs::Program;
 use super::{Event, Timer, World};
 use crate::invariants::Seen;
 use crate::language::WorldNode;
+
+/// Where the kubelets' leases are.
+const LEASES: &str = "kube-node-lease";
 
 /// How often a kubelet renews its lease: a quarter of its 40 s.
 const BEAT: Duration = Duration::from_secs(10);
@@ -108,15 +112,6 @@ impl Node {
         }
     }
 
-    /// Whether the kubelet's watches show an object: its own Node, and the pods that are bound to it.
-    pub(super) fn watches(&self, object: &Object) -> bool {
-        match object {
-            Object::Node(node) => node.metadata.name.as_deref() == Some(&self.info.name),
-            Object::Pod(pod) => pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(&self.info.name),
-            _ => false,
-        }
-    }
-
     /// Mounts of EBS volumes: volume id and path.
     pub(super) fn ebs_mounts(&self) -> impl Iterator<Item = (&str, &str)> {
         self.mounts.iter().filter(|(_, mount)| mount.tree.starts_with("vol-")).map(|(path, mount)| (mount.tree.as_str(), path.as_str()))
@@ -135,6 +130,21 @@ impl Node {
 
     pub(super) fn key(&self) -> Key {
         Key::new(Kind::Node, "", &self.info.name)
+    }
+}
+
+/// Where to find the nodes by their names, and by their instances' ids.
+pub(super) fn numbers(nodes: &[Node]) -> BTreeMap<String, usize> {
+    let both = |(number, node): (usize, &Node)| [(node.info.name.clone(), number), (node.info.instance_id.clone(), number)];
+    nodes.iter().enumerate().flat_map(both).collect()
+}
+
+/// The node whose kubelet's watches show an object: its own Node, and the pods that are bound to it.
+pub(super) fn seen_by(object: &Object) -> Option<&str> {
+    match object {
+        Object::Node(node) => node.metadata.name.as_deref(),
+        Object::Pod(pod) => pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()),
+        _ => None,
     }
 }
 
@@ -213,9 +223,7 @@ impl World {
     fn list_pods(&mut self, number: usize) {
         self.nodes[number].listed = true;
         let name = self.nodes[number].info.name.clone();
-        let pods: Vec<Arc<core::Pod>> = self.store.list::<core::Pod>().cloned().collect();
-        let mine = |pod: &Arc<core::Pod>| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(&name);
-        let pods: Vec<_> = pods.into_iter().filter(mine).collect();
+        let pods: Vec<Arc<core::Pod>> = self.store.pods_on(&name).cloned().collect();
         // What runs of pods that are gone from the API is killed, as at every kubelet's start (HandlePodCleanups).
         let known: BTreeSet<_> = pods.iter().map(|pod| PodUid::from(pod.metadata.uid.as_deref().unwrap_or_default())).collect();
         let orphans: Vec<_> = self.nodes[number].containers.keys().filter(|(uid, _)| !known.contains(uid)).cloned().collect();
@@ -270,18 +278,17 @@ impl World {
     /// The kubelet's sign of life.
     pub(super) fn beat(&mut self, number: usize) {
         let name = self.nodes[number].info.name.clone();
-        let key = Key::new(Kind::Lease, "kube-node-lease", &name);
-        let time = json!(MicroTime(self.timestamp()));
-        let write = if self.store.object(&key).is_some() {
-            Write::merge(key, json!({"spec": {"renewTime": time}}))
-        } else {
-            let json = json!({
-                "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name, "namespace": "kube-node-lease"},
-                "spec": {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": time},
-            });
-            match Object::from_json(&Kind::Lease, json) {
-                Ok(object) => Write::Create { object },
-                Err(_) => return,
+        let time = Some(MicroTime(self.timestamp()));
+        let write = match self.store.get::<Lease>(LEASES, &name).cloned() {
+            Some(mut lease) => {
+                Arc::make_mut(&mut lease).spec.get_or_insert_default().renew_time = time;
+                Write::update(Object::Lease(lease))
+            }
+            None => {
+                let metadata = ObjectMeta { name: Some(name.clone()), namespace: Some(LEASES.into()), ..ObjectMeta::default() };
+                let (holder_identity, lease_duration_seconds) = (Some(name), Some(40));
+                let spec = LeaseSpec { holder_identity, lease_duration_seconds, renew_time: time, ..LeaseSpec::default() };
+                Write::create(Lease { metadata, spec: Some(spec) })
             }
         };
         // A lost beat is made good by the next one.
@@ -326,7 +333,7 @@ impl World {
     pub(super) fn kubelet(&mut self, number: usize, input: &Input) {
         let mut effects = Vec::new();
         let verdict = self.nodes[number].machine.step(input, &mut effects);
-        self.note("kubelet", &(number, input, verdict, &effects));
+        self.input("kubelet").add(&number).add(input).verdict(&verdict).add(&effects);
         for effect in effects {
             match effect {
                 Effect::Pod(pod, PodEffect::Arm(timer, span)) => self.arm(Timer::Pod(number, pod, timer), span),
@@ -434,7 +441,9 @@ impl World {
                     None => {
                         node.started.retain(|(owner, _), _| owner != pod);
                         let own = format!("emptydir/{pod}/");
-                        self.trees.retain(|id, _| !id.starts_with(&own));
+                        let all = self.trees.range(own.clone()..).map(|(id, _)| id).take_while(|id| id.starts_with(&own));
+                        let all: Vec<String> = all.cloned().collect();
+                        all.iter().for_each(|id| drop(self.trees.remove(id)));
                         Ok(())
                     }
                 };

@@ -403,7 +403,7 @@ impl World {
             return Err(refused("BadRequest", format!("pod {pod} does not have a host assigned")));
         }
         let look = Look::parse(command).map_err(EngineError::Unsupported)?;
-        let node = self.nodes.iter().find(|node| node.info.name == node_name);
+        let node = self.numbers.get(&node_name).map(|number| &self.nodes[*number]);
         let process = node.and_then(|node| node.containers.get(&(uid, name.clone())));
         let process =
             process.ok_or_else(|| refused("InternalError", format!("unable to upgrade connection: container not found (\"{name}\")")))?;

@@ -1,7 +1,7 @@
 //! Calls of the kubelets to the drivers' node services. A driver works as long as it works; its caller waits no longer than two
 //! minutes, and may be gone before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use model_common::csi::{Code, Error, NodeCall, NodeReply};
@@ -33,12 +33,33 @@ pub(super) struct Rpc {
 pub(super) struct Rpcs {
     next: u64,
     open: BTreeMap<u64, Rpc>,
+    /// Those of each node.
+    of_node: BTreeMap<usize, BTreeSet<u64>>,
+}
+
+impl Rpcs {
+    fn insert(&mut self, id: u64, rpc: Rpc) {
+        self.of_node.entry(rpc.node).or_default().insert(id);
+        self.open.insert(id, rpc);
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Rpc> {
+        let rpc = self.open.remove(&id)?;
+        if let Some(ids) = self.of_node.get_mut(&rpc.node) {
+            ids.remove(&id);
+        }
+        Some(rpc)
+    }
+
+    fn on(&self, node: usize) -> impl Iterator<Item = (u64, &Rpc)> {
+        self.of_node.get(&node).into_iter().flatten().filter_map(|id| Some((*id, self.open.get(id)?)))
+    }
 }
 
 impl Default for Rpcs {
     /// Numbers that no call of a sidecar has.
     fn default() -> Self {
-        Self { next: 1 << 32, open: BTreeMap::new() }
+        Self { next: 1 << 32, open: BTreeMap::new(), of_node: BTreeMap::new() }
     }
 }
 
@@ -57,8 +78,8 @@ impl World {
         }
         let volume = call.volume_id();
         // The EBS driver lets one call a volume in (pkg/driver/internal/inflight.go).
-        let busy = |rpc: &Rpc| rpc.node == node && rpc.which == Which::Ebs && rpc.call.volume_id() == volume;
-        if which == Which::Ebs && !volume.is_empty() && self.rpcs.open.values().any(busy) {
+        let busy = |(_, rpc): (u64, &Rpc)| rpc.which == Which::Ebs && rpc.call.volume_id() == volume;
+        if which == Which::Ebs && !volume.is_empty() && self.rpcs.on(node).any(busy) {
             let message = format!("An operation with the given volume {volume} is already in progress");
             return self.answer_later(node, op, refused(Code::Aborted, message));
         }
@@ -73,7 +94,7 @@ impl World {
         let name = &self.nodes[node].info.name;
         self.watch.see(self.clock.now(), &Seen::NodeRpcBegan { rpc: id, node: name, driver: &driver, call: &call });
         self.arm(Timer::Rpc(id), PATIENCE);
-        self.rpcs.open.insert(id, Rpc { node, which, op, call, waits: true, instead: met.instead });
+        self.rpcs.insert(id, Rpc { node, which, op, call, waits: true, instead: met.instead });
         if met.hang {
             return;
         }
@@ -88,7 +109,7 @@ impl World {
 
     /// A driver ends its work; `refused`: a fault answered in its place.
     pub(super) fn worked(&mut self, id: u64, refused: Option<Error>) {
-        let Some(rpc) = self.rpcs.open.remove(&id) else { return };
+        let Some(rpc) = self.rpcs.remove(id) else { return };
         self.clock.disarm(&Timer::Rpc(id));
         let result = match refused {
             Some(error) => Err(error),
@@ -101,7 +122,7 @@ impl World {
     }
 
     fn ended(&mut self, id: u64, rpc: Rpc, result: Result<NodeReply, Error>) {
-        self.note("node-plugin", &(rpc.node, &rpc.call, &result));
+        self.note("node-plugin").add(&rpc.node).add(&rpc.call).add(&result);
         self.trace(|world| {
             let outcome = result.as_ref().map_or_else(ToString::to_string, |_| "done".into());
             let late = if rpc.waits { "" } else { ", and nobody waits for it any more" };
@@ -133,19 +154,22 @@ impl World {
 
     /// The kubelet of a node ended: nobody waits for its calls.
     pub(super) fn forget_calls(&mut self, node: usize) {
-        for (id, rpc) in self.rpcs.open.iter_mut().filter(|(_, rpc)| rpc.node == node) {
-            rpc.waits = false;
-            self.clock.disarm(&Timer::Rpc(*id));
+        let ids: Vec<u64> = self.rpcs.on(node).map(|(id, _)| id).collect();
+        for id in ids {
+            self.clock.disarm(&Timer::Rpc(id));
+            if let Some(rpc) = self.rpcs.open.get_mut(&id) {
+                rpc.waits = false;
+            }
         }
     }
 
     /// A node service ended: its work is lost, and whoever waits loses the connection.
     pub(super) fn plugin_died(&mut self, node: usize, which: Which) {
-        let ids: Vec<_> = self.rpcs.open.iter().filter(|(_, rpc)| rpc.node == node && rpc.which == which).map(|(id, _)| *id).collect();
+        let ids: Vec<u64> = self.rpcs.on(node).filter(|(_, rpc)| rpc.which == which).map(|(id, _)| id).collect();
         for id in ids {
             self.clock.disarm(&Timer::Rpc(id));
             self.clock.retain(|event| !matches!(event, Event::Worked { rpc, .. } if *rpc == id));
-            if let Some(rpc) = self.rpcs.open.remove(&id) {
+            if let Some(rpc) = self.rpcs.remove(id) {
                 self.ended(id, rpc, Err(Error::new(Code::Unavailable, "error reading from server: EOF")));
             }
         }

@@ -76,7 +76,8 @@ fn render(node: &Node, number: usize, pod: &Pod, object: &core::Pod, now: Time) 
         status["initContainerStatuses"] = json!(containers(&pod.spec.init));
     }
     if pod.sandbox {
-        status["podIP"] = json!(format!("10.0.{}.200", number + 1));
+        // A block of addresses a node, so that no two nodes' pods share one.
+        status["podIP"] = json!(format!("10.{}.{}.200", (number + 1) / 256, (number + 1) % 256));
     }
     if let Some((reason, message)) = &pod.verdict {
         status["reason"] = json!(reason);

@@ -152,7 +152,7 @@ impl World {
 
     /// Causes what a scenario says.
     pub(super) fn cause(&mut self, fault: &Fault) -> Result<(), EngineError> {
-        self.note("fault", fault);
+        self.note("fault").value(fault);
         self.trace(|_| Told::new("fault", fault.to_string()));
         match fault {
             Fault::Aws(rule) => self.cause_in_aws(rule)?,
@@ -303,7 +303,7 @@ impl World {
     }
 
     fn node_named(&self, name: &str) -> Result<usize, EngineError> {
-        let found = self.nodes.iter().position(|node| node.info.name == name || node.info.instance_id == name);
+        let found = self.numbers.get(name).copied();
         found.ok_or_else(|| {
             let names: Vec<_> = self.nodes.iter().map(|node| node.info.name.as_str()).collect();
             EngineError::Unsupported(format!("there is no node `{name}`; there are {}", names.join(", ")))
