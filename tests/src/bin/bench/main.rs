@@ -2,13 +2,14 @@
 //! server that answers the same bytes (the limit), and moto (PyPI).
 //!
 //! ```text
-//! bench [--volumes 1000,10000,100000] [--seconds 3] [--only start|pod|attach|api]
+//! bench [--volumes 1000,10000,100000] [--seconds 3] [--only start|pod|attach|api|sim|sim-large]
 //! ```
 
 mod api;
 mod attach;
 mod load;
 mod path;
+mod sim;
 mod start;
 
 use std::path::PathBuf;
@@ -21,6 +22,10 @@ pub struct Options {
     pub seconds: f64,
     only: Option<String>,
 }
+
+/// As `ebbtide` has it, whose simulator is measured here.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -52,6 +57,12 @@ fn main() {
     }
     if wanted("api") {
         api::run(&options);
+    }
+    if wanted("sim") {
+        sim::run();
+    }
+    if wanted("sim-large") {
+        sim::large();
     }
 }
 
