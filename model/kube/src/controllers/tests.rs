@@ -8,6 +8,8 @@ use crate::object::{Key, Kind};
 use crate::testing::{World, claim, class, pod, volume};
 use crate::write::Write;
 
+mod reference;
+
 fn dynamic(world: &mut World) {
     // The workshop's order: pod, claim, class.
     world.apply(pod("app", "ebs-claim"));
