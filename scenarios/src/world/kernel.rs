@@ -1,5 +1,8 @@
 //! A node's kernel, as far as volumes need one: block devices, mounts and open files. Each call answers as Linux does, errno included;
 //! the test `differential` makes the same calls here and on a real kernel.
+//!
+//! The nodes of the world do not use it yet: theirs is a table of paths (`kubelet::Node::mounts`), in which nothing is busy but by a
+//! fault.
 
 mod calls;
 mod errno;
