@@ -70,6 +70,8 @@ enum Attachable {
 /// A pod's mount of a volume; no entry means not mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct PodMount {
+    /// What was mounted: pods may have PersistentVolumes of different names with one handle, which are one volume.
+    spec: Arc<VolumeSpec>,
     /// Mounted for certain, else maybe.
     certain: bool,
     /// A driver wants to publish again.
@@ -204,7 +206,7 @@ impl VolumeManager {
             let Some(data) = &found.data else { continue };
             let spec = Arc::new(VolumeSpec::from_vol_data(data, found.block));
             let volume = self.actual.entry(spec.name.clone()).or_insert_with(|| Volume {
-                spec,
+                spec: spec.clone(),
                 device: Device::Uncertain,
                 attachable: Attachable::Uncertain,
                 size: 0,
@@ -212,7 +214,7 @@ impl VolumeManager {
                 reconstructed: true,
                 pods: BTreeMap::new(),
             });
-            volume.pods.insert(found.pod.clone(), PodMount { certain: false, remount: false, reconstructed: true });
+            volume.pods.insert(found.pod.clone(), PodMount { spec, certain: false, remount: false, reconstructed: true });
         }
         self.unsettled = !self.actual.is_empty();
         Ok(())

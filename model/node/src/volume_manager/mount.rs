@@ -451,15 +451,17 @@ impl VolumeManager {
         if let Some(volume) = self.actual.get_mut(&op.spec().name) {
             volume.spec = op.volume.spec.clone();
             volume.expand_in_use = false;
-            volume.pods.insert(op.want.uid.clone(), PodMount { certain: true, remount: false, reconstructed: false });
+            let spec = op.volume.spec.clone();
+            volume.pods.insert(op.want.uid.clone(), PodMount { spec, certain: true, remount: false, reconstructed: false });
         }
         Next::End(End::Succeeded)
     }
 
     fn mark_uncertain(&mut self, op: &Mount) {
         if let Some(volume) = self.actual.get_mut(&op.spec().name) {
-            let mount = volume.pods.entry(op.want.uid.clone()).or_insert(PodMount { certain: false, remount: false, reconstructed: false });
-            mount.certain = false;
+            let spec = op.volume.spec.clone();
+            let unknown = PodMount { spec, certain: false, remount: false, reconstructed: false };
+            volume.pods.entry(op.want.uid.clone()).or_insert(unknown).certain = false;
         }
     }
 

@@ -37,7 +37,7 @@ impl VolumeManager {
         let unwanted: Vec<_> = self
             .actual
             .iter()
-            .flat_map(|(name, volume)| volume.pods.keys().map(move |pod| (name.clone(), pod.clone(), volume.spec.clone())))
+            .flat_map(|(name, volume)| volume.pods.iter().map(move |(pod, mount)| (name.clone(), pod.clone(), mount.spec.clone())))
             .filter(|(name, pod, _)| !self.wants(pod, name))
             .collect();
         for (name, pod, spec) in unwanted {

@@ -36,6 +36,8 @@ struct Bench {
     /// The next call with this name fails so.
     failing: Option<(&'static str, Failure)>,
     data_missing: bool,
+    /// The directories with a vol_data.json; none: all.
+    data: Option<BTreeSet<String>>,
     calls: Vec<String>,
     events: Vec<String>,
     timers: BTreeSet<Timer>,
@@ -74,6 +76,7 @@ impl Bench {
             capabilities: vec![NodeCapability::StageUnstageVolume, NodeCapability::ExpandVolume],
             failing: None,
             data_missing: false,
+            data: None,
             calls: Vec::new(),
             events: Vec::new(),
             timers: BTreeSet::new(),
@@ -91,7 +94,14 @@ impl Bench {
         Ok(match action {
             Action::ReadNode => Answer::Attached(BTreeSet::from([spec().name])),
             Action::ReadAttachment { .. } => Answer::Attachment(Some(Attachment { attached: true, ..Attachment::default() })),
-            Action::ReadVolData { .. } => Answer::VolData((!self.data_missing).then(VolData::default)),
+            Action::MakeDir { data: Some((dir, _)), .. } => {
+                _ = self.data.as_mut().map(|data| data.insert(dir.clone()));
+                Answer::Done
+            }
+            Action::ReadVolData { dir } => {
+                let there = !self.data_missing && self.data.as_ref().is_none_or(|data| data.contains(dir));
+                Answer::VolData(there.then(VolData::default))
+            }
             Action::MountRefs { .. } => Answer::Refs(Vec::new()),
             Action::Csi { call, .. } => Answer::Csi(match call {
                 NodeCall::NodeStageVolume { .. } => NodeReply::NodeStageVolume,
@@ -206,6 +216,31 @@ fn a_driver_without_stage_and_attach_is_only_published() {
     bench.data_missing = false;
     bench.feed(Input::Unwant("a".into()));
     assert_eq!(bench.took(), "read-data sub-paths unpublish remove refs read-data capabilities remove");
+}
+
+#[test]
+fn f3_the_staging_directory_of_a_driver_without_stage_stays() {
+    let mut bench = Bench::new();
+    bench.capabilities.clear();
+    bench.data = Some(BTreeSet::new());
+    bench.took();
+    bench.feed(Input::Want(want_with("a", VolumeSpec { attachable: false, ..spec() })));
+    assert_eq!(bench.took(), "capabilities mkdir capabilities mkdir publish");
+    bench.feed(Input::Unwant("a".into()));
+    // There is no vol_data.json in it, which counts as unstaged: nobody removes it.
+    assert_eq!(bench.took(), "read-data sub-paths unpublish remove refs read-data");
+}
+
+#[test]
+fn each_pod_unmounts_what_it_mounted_where_two_volumes_have_one_handle() {
+    let mut bench = Bench::new();
+    bench.capabilities.clear();
+    for (pod, pv) in [("a", "pv-a"), ("b", "pv-b")] {
+        bench.feed(Input::Want(want_with(pod, VolumeSpec { attachable: false, pv: pv.into(), ..spec() })));
+    }
+    let mounted: Vec<_> =
+        bench.machine.actual.values().flat_map(|volume| &volume.pods).map(|(pod, mount)| (&**pod, &*mount.spec.pv)).collect();
+    assert_eq!(mounted, [("a", "pv-a"), ("b", "pv-b")]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod create;
 mod delete;
 mod handle;
 mod parameters;
+mod publish;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{Awaits, CallId, Calls, Effect, Event, Input, Next, Reject, Timer};
 
 pub use handle::Handle;
+pub use publish::{Mount, plan};
 
 /// The driver's name in CSI and in Kubernetes.
 pub const DRIVER: &str = "efs.csi.aws.com";
