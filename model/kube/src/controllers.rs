@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
+use model_common::fixes::Fixes;
 
 use crate::machine::{Effect, Input, Reject};
 use crate::object::Kind;
@@ -115,12 +116,17 @@ impl Controller {
 
     /// The controllers that need no driver.
     pub fn builtin() -> Vec<Self> {
+        Self::builtin_with(&Fixes::default())
+    }
+
+    /// The same, with changes that are proposed upstream.
+    pub fn builtin_with(fixes: &Fixes) -> Vec<Self> {
         vec![
             Self::Binder(binder::Binder::default()),
             Self::ClaimProtection(protection::ClaimProtection::default()),
             Self::VolumeProtection(protection::VolumeProtection::default()),
             Self::AttributesProtection(protection::AttributesProtection::default()),
-            Self::AttachDetach(attachdetach::AttachDetach::default()),
+            Self::AttachDetach(attachdetach::AttachDetach::with(fixes.clone())),
             Self::Ephemeral(ephemeral::Ephemeral::default()),
             Self::Expand(expand::Expand::default()),
             Self::NodeLifecycle(nodelifecycle::NodeLifecycle::default()),
@@ -137,9 +143,14 @@ impl Controller {
 
     /// The sidecars that stand beside a driver's controller service, as the driver's manifests deploy them.
     pub fn sidecars(driver: &Driver) -> Vec<Self> {
+        Self::sidecars_with(driver, &Fixes::default())
+    }
+
+    /// The same, with changes that are proposed upstream.
+    pub fn sidecars_with(driver: &Driver, fixes: &Fixes) -> Vec<Self> {
         let mut sidecars = Vec::new();
         if driver.provisions {
-            sidecars.push(Self::Provisioner(provisioner::Provisioner::new(driver.clone())));
+            sidecars.push(Self::Provisioner(provisioner::Provisioner::with(driver.clone(), fixes.clone())));
         }
         if driver.attaches {
             sidecars.push(Self::Attacher(attacher::Attacher::new(driver.clone())));

@@ -26,6 +26,7 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, 
 use k8s_openapi::api::storage::v1::{VolumeAttachment, VolumeAttachmentSource, VolumeAttachmentSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use model_common::bugs::{self, Bug};
+use model_common::fixes::{Fix, Fixes};
 use sha2::{Digest, Sha256};
 
 use super::{name, namespace};
@@ -121,6 +122,7 @@ pub struct AttachDetach {
     /// `volumesInUse` as last seen of each node, and each new attachment until the node says otherwise.
     in_use: BTreeMap<String, BTreeSet<String>>,
     pairs: Pairs,
+    fixes: Fixes,
 }
 
 fn timer(purpose: Purpose, item: &Key) -> Timer {
@@ -128,6 +130,11 @@ fn timer(purpose: Purpose, item: &Key) -> Timer {
 }
 
 impl AttachDetach {
+    /// A machine with changes that are proposed upstream.
+    pub fn with(fixes: Fixes) -> Self {
+        Self { fixes, ..Self::default() }
+    }
+
     pub fn step(&mut self, input: &Input, out: &mut Vec<Effect>) -> Result<(), Reject> {
         match input {
             Input::Booted => self.boot(),
@@ -282,7 +289,8 @@ impl AttachDetach {
             return;
         }
         // As in the real controller an uncertain attachment elsewhere does not count (§10 F6); EC2 itself refuses.
-        let elsewhere: Vec<String> = self.siblings(pair).filter(|(_, have)| have.confirmed).map(|(other, _)| other.node.clone()).collect();
+        let counts = |have: &Have| have.confirmed || self.fixes.has(Fix::UncertainAttachmentCounts);
+        let elsewhere: Vec<String> = self.siblings(pair).filter(|(_, have)| counts(have)).map(|(other, _)| other.node.clone()).collect();
         if !self.multi_attach(pair) && !elsewhere.is_empty() && !bugs::on(Bug::AttachedElsewhereIgnored) {
             return self.tell_multi_attach(pair, &elsewhere, out);
         }
@@ -310,6 +318,13 @@ impl AttachDetach {
             return;
         };
         let status = attachment.status.clone().unwrap_or_default();
+        if self.is_of_dead_volume(&attachment, pair) && self.fixes.has(Fix::AttachmentOfDeadVolumeIsReplaced) {
+            // Its end is a watch event, and then a new one is written. While the attacher has not let go of it, that waits.
+            if attachment.metadata.deletion_timestamp.is_none() {
+                self.work.write(item, Write::delete(item.clone()), out);
+            }
+            return;
+        }
         if attachment.metadata.deletion_timestamp.is_some() {
             let why = format!("volume attachment {} is being deleted", name(&attachment.metadata));
             return self.attach_failed(item, pair, &why, out);
@@ -460,6 +475,15 @@ impl AttachDetach {
         self.work.mark(item.clone());
         self.work.mark(Key::new(Kind::Node, "", &pair.node));
         self.mark_siblings(pair);
+    }
+
+    /// Whether a VolumeAttachment that was never attached names another PersistentVolume than the wanted one, which is gone: its name is
+    /// made of handle, driver and node only.
+    fn is_of_dead_volume(&self, attachment: &VolumeAttachment, pair: &Pair) -> bool {
+        let named = attachment.spec.source.persistent_volume_name.as_deref().unwrap_or("");
+        let wanted = self.wanted.get(pair).is_some_and(|wanted| wanted.volume != named);
+        let attached = attachment.status.as_ref().is_some_and(|status| status.attached);
+        wanted && !attached && self.cache.get::<PersistentVolume>("", named).is_none()
     }
 
     /// The new VolumeAttachment; none when no pod names its volume.

@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use model_common::bugs::{self, Bug};
 use model_common::csi::{Code, ControllerCall, ControllerReply, Error};
+use model_common::fixes::Fixes;
 
 use super::binder::{BETA_STORAGE_PROVISIONER, PROVISIONED_BY, SELECTED_NODE, STORAGE_PROVISIONER};
 use super::{Driver, annotation, class_of_claim, drop_finalizer, has_finalizer, name};
@@ -54,6 +55,9 @@ pub struct Provisioner {
     deleted: BTreeMap<Key, String>,
     /// Snapshots of which a volume was made: the finalizer that kept them is to go.
     restored: BTreeSet<Key>,
+    /// Claims for which the driver said finally that it makes no volume.
+    refused: BTreeSet<Key>,
+    fixes: Fixes,
 }
 
 impl Provisioner {
@@ -67,7 +71,14 @@ impl Provisioner {
             reschedule: BTreeSet::new(),
             deleted: BTreeMap::new(),
             restored: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            fixes: Fixes::default(),
         }
+    }
+
+    /// The machine with changes that are proposed upstream.
+    pub fn with(driver: Driver, fixes: Fixes) -> Self {
+        Self { fixes, ..Self::new(driver) }
     }
 
     pub fn driver(&self) -> &Driver {
@@ -172,17 +183,26 @@ impl Provisioner {
         let is_same = creating.as_ref().is_none_or(|old| current.as_ref().is_some_and(|new| new.metadata.uid == old.metadata.uid));
         let Some(claim) = (if is_same { current.clone() } else { creating }) else {
             self.reschedule.remove(item);
+            self.refused.remove(item);
             return self.work.forget(item, out);
         };
         if self.reschedule.contains(item) {
             return self.take_node_off(item, current, out);
         }
+        let present = current.as_deref().filter(|_| is_same);
         let volume_name = volume::name_for(&claim);
         if self.cache.get::<PersistentVolume>("", &volume_name).is_some() {
             self.creating.remove(item);
+            self.let_go(item, present, out);
+            return;
+        }
+        if self.refused.remove(item) && claim.metadata.deletion_timestamp.is_some() && self.let_go(item, present, out) {
             return;
         }
         let Some(class) = self.should_provision(&claim) else { return };
+        if self.hold(item, present, out) {
+            return;
+        }
         let source = match self.source_step(item, &claim, &class, out) {
             Ok(Sourced::Ready(source)) => Ok(source),
             Ok(Sourced::Waiting) => return,
@@ -248,6 +268,9 @@ impl Provisioner {
         };
         self.tell_failure(&claim, &failure.to_string(), out);
         let chosen = annotation(&claim.metadata, SELECTED_NODE).is_some_and(|node| !node.is_empty());
+        if !matches!(failure.code, Code::Canceled | Code::DeadlineExceeded | Code::Unavailable | Code::Aborted) {
+            self.refused.insert(item.clone());
+        }
         match failure.code {
             Code::Canceled | Code::DeadlineExceeded | Code::Unavailable | Code::Aborted => {
                 self.work.fail(item, self.backoff(), out);
@@ -285,6 +308,7 @@ impl Provisioner {
         }
         self.made.remove(item);
         self.work.succeed(item);
+        self.work.mark(item.clone());
         if let Some(claim) = self.cache.at::<PersistentVolumeClaim>(item).cloned() {
             self.tell(&claim, (false, "ProvisioningSucceeded", format!("Successfully provisioned volume {volume_name}")), out);
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
 use model_common::csi::ContentSource;
+use model_common::fixes::Fix;
 
 use super::Provisioner;
 use super::source::{self, CLONE_FINALIZER, Origin, SNAPSHOT_FINALIZER};
@@ -16,6 +17,9 @@ use crate::write::Write;
 
 /// `--snapshot-orphan-sweep-interval`.
 const SWEEP: Duration = Duration::from_secs(300);
+
+/// Holds a claim while its volume may be in the making, with [`Fix::ClaimHeldWhileProvisioned`].
+const HOLD: &str = "provisioner.storage.kubernetes.io/volume-protection";
 
 /// Where the source of a volume stands.
 pub(super) enum Sourced {
@@ -69,6 +73,30 @@ impl Provisioner {
             Origin::Other(_) => {}
         }
         Ok(Sourced::Ready(content))
+    }
+
+    /// Puts the finalizer on a claim before the driver is asked for its volume. Whether the driver has to wait for that.
+    pub(super) fn hold(&mut self, item: &Key, claim: Option<&PersistentVolumeClaim>, out: &mut Vec<Effect>) -> bool {
+        let Some(claim) = claim.filter(|claim| self.fixes.has(Fix::ClaimHeldWhileProvisioned) && !has_finalizer(&claim.metadata, HOLD))
+        else {
+            return false;
+        };
+        // Nothing may be put on what is being deleted, and nothing was begun for it.
+        if claim.metadata.deletion_timestamp.is_none() {
+            let mut updated = claim.clone();
+            updated.metadata.finalizers.get_or_insert_default().push(HOLD.to_owned());
+            self.work.write(item, Write::update(updated), out);
+        }
+        true
+    }
+
+    /// Takes the finalizer off a claim whose volume has its PersistentVolume, or that gets none. Whether it had one.
+    pub(super) fn let_go(&mut self, item: &Key, claim: Option<&PersistentVolumeClaim>, out: &mut Vec<Effect>) -> bool {
+        let Some(claim) = claim.filter(|claim| has_finalizer(&claim.metadata, HOLD)) else { return false };
+        let mut updated = claim.clone();
+        drop_finalizer(&mut updated.metadata, HOLD);
+        self.work.write(item, Write::update(updated), out);
+        true
     }
 
     /// A claim that goes loses the finalizer once no claim is made of it any more (`CloningProtectionController`). Whether it had one.
