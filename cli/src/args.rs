@@ -251,6 +251,10 @@ pub struct RunArgs {
     /// Run with every seed of a range, until one fails: `1..100`.
     #[arg(long, conflicts_with_all = ["live", "seed", "trace"], value_name = "A..B")]
     pub seeds: Option<String>,
+    /// As of which day of upstream: 1.36.2, whose behaviour the machines have; `fixed`, with the changes that are proposed there for what
+    /// is open; or the names of some of them, as `kubernetes#124334`. (Virtual time only.)
+    #[arg(long, conflicts_with = "live", value_name = "VERSION|fixed")]
+    pub as_of: Option<scenarios::language::AsOf>,
     /// How many runs at a time with --seeds; as many as there are cores when absent.
     #[arg(long, requires = "seeds", value_name = "N")]
     pub jobs: Option<usize>,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use scenarios::invariants::Reach;
 use scenarios::language::EngineName;
-use scenarios::report::{OpReport, StepReport, Verdict};
+use scenarios::report::{Case, OpReport, StepReport, Verdict};
 use scenarios::search::Trace;
 use scenarios::{Observer, Report, Scenario};
 
@@ -34,94 +34,125 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     for name in &args.scenarios {
         all.extend(scenarios::load_all(name)?);
     }
-    let reports = match (&all[..], &args.seeds) {
-        ([scenario], Some(range)) => return seeds(scenario, range, args),
+    if let Some(as_of) = &args.as_of {
+        all.iter_mut().for_each(|(_, scenario)| scenario.set_as_of(as_of.clone()));
+    }
+    let cases = match (&all[..], &args.seeds) {
+        ([(origin, scenario)], Some(range)) => return seeds(origin, scenario, range, args),
         (_, Some(_)) => bail!("--seeds takes one scenario, not {}", all.len()),
         (_, None) if args.part.is_given() => bail!("--shard and --keep-going go with --seeds"),
-        ([scenario], None) => vec![one(scenario, args)?],
+        ([(origin, scenario)], None) => vec![one(origin, scenario, args)?],
         (_, None) => several(&all, args)?,
     };
-    match args.data.output {
-        Format::Json if all.len() == 1 => println!("{}", serde_json::to_string_pretty(&reports[0])?),
-        Format::Json => println!("{}", serde_json::to_string_pretty(&reports)?),
+    match (args.data.output, &cases[..]) {
+        (Format::Json, [case]) => println!("{}", serde_json::to_string_pretty(&json(case)?)?),
+        (Format::Json, _) => println!("{}", serde_json::to_string_pretty(&cases.iter().map(json).collect::<Result<Vec<_>, _>>()?)?),
         // Told already: a live run step by step, several line by line.
-        Format::Text if args.live || all.len() > 1 => {}
-        Format::Text => print!("{}", reports[0].to_text()),
+        (Format::Text, [Case::Played { report, .. }]) if !args.live => print!("{}", report.to_text()),
+        (Format::Text, _) => {}
     }
     if let Some(file) = &args.junit {
-        std::fs::write(file, scenarios::report::junit(&reports, again)).with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::write(file, scenarios::report::junit(&cases)).with_context(|| format!("cannot write {}", file.display()))?;
     }
-    let failed = reports.iter().any(|report| !report.passed);
+    let failed = cases.iter().any(|case| matches!(case, Case::Played { report, .. } if !report.passed));
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The command that shows a report's run again.
-fn again(report: &Report) -> String {
-    match report.seed {
-        Some(seed) => format!("ebbtide run {} --seed {seed}", report.scenario),
-        None => format!("ebbtide run {} --live", report.scenario),
+fn json(case: &Case) -> serde_json::Result<serde_json::Value> {
+    match case {
+        Case::Played { report, .. } => serde_json::to_value(report),
+        Case::NotPlayed { scenario, engine, why } => Ok(serde_json::json!({"scenario": scenario, "engine": engine, "notPlayed": why})),
     }
 }
 
-fn one(scenario: &Scenario, args: &RunArgs) -> anyhow::Result<Report> {
-    let wanted = if args.live { EngineName::Live } else { EngineName::Sim };
-    if !scenario.plays_in(wanted) {
-        let (only, how) = if args.live { ("in virtual time", "without --live") } else { ("on real devices", "with --live") };
-        bail!("{} can be played only {only}; run it {how}", scenario.metadata.name);
+/// The command that shows a run again; `origin` is the scenario's file, or its name in the library.
+fn again(origin: &str, report: &Report, args: &RunArgs) -> String {
+    let as_of = args.as_of.as_ref().map(|as_of| format!(" --as-of '{as_of}'")).unwrap_or_default();
+    match report.seed {
+        Some(seed) => format!("ebbtide run {origin} --seed {seed}{as_of}"),
+        None => format!("ebbtide run {origin} --live"),
     }
+}
+
+fn one(origin: &str, scenario: &Scenario, args: &RunArgs) -> anyhow::Result<Case> {
+    if let Some(why) = scenario.why_not_in(world(args)) {
+        let (place, how) = if args.live { ("on real devices", "without --live") } else { ("in virtual time", "with --live") };
+        let other = if args.live { EngineName::Sim } else { EngineName::Live };
+        let how = if scenario.plays_in(other) { format!("; run it {how}") } else { String::new() };
+        bail!("{} cannot be played {place}: {why}{how}", scenario.metadata.name);
+    }
+    play(origin, scenario, false, args)
+}
+
+fn world(args: &RunArgs) -> EngineName {
+    if args.live { EngineName::Live } else { EngineName::Sim }
+}
+
+fn play(origin: &str, scenario: &Scenario, quiet: bool, args: &RunArgs) -> anyhow::Result<Case> {
+    let played = |report: Report| {
+        let again = again(origin, &report, args);
+        Case::Played { report, again }
+    };
     if args.live {
-        return live(scenario, args);
+        return Ok(played(live(scenario, quiet, args)?));
     }
     let seed = args.seed.unwrap_or(scenario.spec.seed);
     if args.trace.is_none() && args.report.is_none() {
-        return Ok(scenarios::world::run(scenario, seed));
+        return Ok(played(scenarios::world::run(scenario, seed)));
     }
     let (trace, report) = Trace::record(scenario, seed);
     if let Some(file) = &args.trace {
         std::fs::write(file, trace.to_lines()?).with_context(|| format!("cannot write {}", file.display()))?;
     }
     if let Some(file) = &args.report {
-        crate::search::picture(file, &trace, &report, &again(&report))?;
+        crate::search::picture(file, &trace, &report, &again(origin, &report, args))?;
     }
-    Ok(report)
+    Ok(played(report))
 }
 
 /// Plays many scenarios, each told in one line.
-fn several(all: &[Scenario], args: &RunArgs) -> anyhow::Result<Vec<Report>> {
+fn several(all: &[(String, Scenario)], args: &RunArgs) -> anyhow::Result<Vec<Case>> {
     if args.trace.is_some() || args.report.is_some() {
         bail!("--trace and --report take one scenario, not {}", all.len());
     }
-    let wanted = if args.live { EngineName::Live } else { EngineName::Sim };
-    let width = all.iter().map(|scenario| scenario.metadata.name.chars().count()).max().unwrap_or(0);
+    let (engine, elsewhere) = if args.live { ("live", "not on real devices") } else { ("virtual", "not in virtual time") };
+    let width = all.iter().map(|(_, scenario)| scenario.metadata.name.chars().count()).max().unwrap_or(0);
     let text = args.data.output == Format::Text;
-    let mut reports = Vec::new();
-    let mut skipped = 0;
-    for scenario in all {
-        if !scenario.plays_in(wanted) {
-            skipped += 1;
+    let mut cases = Vec::new();
+    let mut failed = 0;
+    for (origin, scenario) in all {
+        let name = &scenario.metadata.name;
+        if let Some(why) = scenario.why_not_in(world(args)) {
+            if text {
+                println!("{name:<width$}  not played: {why}");
+            }
+            cases.push(Case::NotPlayed { scenario: name.clone(), engine, why });
             continue;
         }
-        let report = one(scenario, args)?;
-        if text {
-            let verdict = match (&scenario.spec.expect, report.passed) {
-                (Some(expect), true) => format!("ok, {} violated as expected", expect.violated),
-                (None, true) => "ok".into(),
-                (_, false) => "FAILED".into(),
-            };
-            let time = report.virtual_time.map(|time| format!("{} virtual, ", scenarios::report::short(time))).unwrap_or_default();
-            println!("{:<width$}  {verdict} ({time}{} real)", scenario.metadata.name, scenarios::report::short(report.wall));
-            if !report.passed {
-                print!("{}", report.to_text());
+        let case = play(origin, scenario, true, args)?;
+        if let Case::Played { report, again } = &case {
+            failed += usize::from(!report.passed);
+            if text {
+                let verdict = match (scenario.expected(), report.passed) {
+                    (Some(expect), true) => format!("ok, {} violated as expected", expect.violated),
+                    (None, true) => "ok".into(),
+                    (_, false) => "FAILED".into(),
+                };
+                let time = report.virtual_time.map(|time| format!("{} virtual, ", scenarios::report::short(time))).unwrap_or_default();
+                println!("{name:<width$}  {verdict} ({time}{} real)", scenarios::report::short(report.wall));
+                if !report.passed {
+                    println!("{}  again: {again}", report.to_text());
+                }
             }
         }
-        reports.push(report);
+        cases.push(case);
     }
     if text {
-        let failed = reports.iter().filter(|report| !report.passed).count();
-        let skipped = if skipped > 0 { format!(", {skipped} only for the other world") } else { String::new() };
-        println!("{} passed, {failed} failed{skipped}", reports.len() - failed);
+        let absent = cases.iter().filter(|case| matches!(case, Case::NotPlayed { .. })).count();
+        let absent_text = if absent > 0 { format!(", {absent} {elsewhere}") } else { String::new() };
+        println!("{} passed, {failed} failed{absent_text}", cases.len() - absent - failed);
     }
-    Ok(reports)
+    Ok(cases)
 }
 
 fn invariants(format: Format) -> anyhow::Result<ExitCode> {
@@ -164,11 +195,11 @@ fn list(format: Format) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn live(scenario: &Scenario, args: &RunArgs) -> anyhow::Result<Report> {
+fn live(scenario: &Scenario, quiet: bool, args: &RunArgs) -> anyhow::Result<Report> {
     let places = args.data.places()?;
     let target = Up::running(&places)?.target(&places);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let quiet = args.data.output == Format::Json || args.scenarios.len() > 1;
+    let quiet = args.data.output == Format::Json || quiet;
     Ok(runtime.block_on(async {
         match quiet {
             true => scenarios::live::run(scenario, &target, &mut scenarios::Silent).await,
@@ -187,7 +218,10 @@ pub fn range(text: &str) -> anyhow::Result<std::ops::RangeInclusive<u64>> {
 }
 
 /// One scenario with many seeds, until one fails.
-fn seeds(scenario: &Scenario, text: &str, args: &RunArgs) -> anyhow::Result<ExitCode> {
+fn seeds(origin: &str, scenario: &Scenario, text: &str, args: &RunArgs) -> anyhow::Result<ExitCode> {
+    if let Some(why) = scenario.why_not_in(EngineName::Sim) {
+        bail!("{} cannot be played in virtual time: {why}", scenario.metadata.name);
+    }
     let seeds = args.part.of(text)?;
     let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let start = std::time::Instant::now();
@@ -204,7 +238,7 @@ fn seeds(scenario: &Scenario, text: &str, args: &RunArgs) -> anyhow::Result<Exit
         Format::Text => {
             if let Some(report) = failed {
                 print!("{}", report.to_text());
-                println!("  again: ebbtide run {} --seed {}", args.scenarios.join(" "), report.seed.unwrap_or_default());
+                println!("  again: {}", again(origin, report, args));
             }
             let verdict = match tally.failed.len() {
                 0 => "all passed".to_owned(),

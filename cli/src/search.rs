@@ -250,7 +250,7 @@ fn tell(scenario: &Scenario, report: &Report, story: &[Told]) {
         }
         story[from..].iter().for_each(line);
     }
-    if let Some(expect) = &scenario.spec.expect {
+    if let Some(expect) = scenario.expected() {
         println!("  expected: {} does not hold, because {}", expect.violated, expect.because);
     }
 }

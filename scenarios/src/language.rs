@@ -12,6 +12,7 @@
 //!     - aws: {command: ec2 delete-volume, with: {VolumeId: "${volumeId}"}}
 //! ```
 
+mod as_of;
 mod check;
 mod duration;
 mod fault;
@@ -20,10 +21,12 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use model_common::fixes::Fix;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use as_of::{AsOf, Expect, NoDay, TODAY};
 pub use check::{API_VERSION, LoadError, parse};
 pub use duration::Span;
 pub use fault::{ApiOutcome, Fault, Trouble, code_of};
@@ -43,7 +46,19 @@ pub struct Scenario {
 impl Scenario {
     /// Whether it can be played in a world.
     pub fn plays_in(&self, engine: EngineName) -> bool {
-        self.spec.engines.as_ref().is_none_or(|engines| engines.contains(&engine))
+        self.spec.engines.as_ref().is_none_or(|engines| engines.contains(&engine)) && !self.spec.not_in.contains_key(&engine)
+    }
+
+    /// Why it cannot be played in a world; none where it can.
+    pub fn why_not_in(&self, engine: EngineName) -> Option<String> {
+        if self.plays_in(engine) {
+            return None;
+        }
+        let only = match engine {
+            EngineName::Sim => "it is written for real devices",
+            EngineName::Live => "it is written for virtual time",
+        };
+        Some(self.spec.not_in.get(&engine).map_or(only, |why| why.trim()).to_owned())
     }
 }
 
@@ -70,6 +85,9 @@ pub struct Spec {
     /// Where it can be played; everywhere when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engines: Option<Vec<EngineName>>,
+    /// Where it cannot be played, and why: what of the real thing that world has not got.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub not_in: BTreeMap<EngineName, String>,
     /// How it ends when all is as known; well, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<Expect>,
@@ -82,6 +100,8 @@ pub struct Spec {
     /// Variables set before the first step, used as `${name}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub variables: BTreeMap<String, Value>,
+    /// What is done, in order. May be left out where `notIn` names every world.
+    #[serde(default)]
     pub steps: Vec<Step>,
     /// Names of the invariants to watch; all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -89,23 +109,13 @@ pub struct Spec {
 }
 
 /// A world that plays scenarios.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum EngineName {
     /// Virtual time.
     Sim,
     /// A running ebbtide.
     Live,
-}
-
-/// A fault of the real thing that a scenario shows: it passes when that is seen, and fails when all holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Expect {
-    /// The invariant that is violated.
-    pub violated: String,
-    /// Why that is so, and where it is known.
-    pub because: String,
 }
 
 /// The start state of the virtual world: what is given here replaces the default world's.
@@ -118,6 +128,9 @@ pub struct World {
     /// AWS answers as fast as it can, instead of with realistic delays.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub instant: bool,
+    /// As of which day of upstream: today's release when absent, `fixed`, or the names of proposed changes.
+    #[serde(default, skip_serializing_if = "AsOf::is_today")]
+    pub as_of: AsOf,
     /// How long each call of the world's parts takes, as `[least, most]`, by actor: `watch`, `write`, `csi`, `cloud`, `device`, `mount`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub latency: BTreeMap<String, [Span; 2]>,
@@ -143,6 +156,10 @@ fn m5_large() -> String {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Step {
     pub name: String,
+    /// Left out as of a day that has this change (`kubernetes#124334`): it shows what only today is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub unless: Option<Fix>,
     #[serde(rename = "try")]
     pub attempt: Vec<Op>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -21,19 +21,24 @@ pub fn library() -> &'static [(&'static str, &'static str)] {
     LIBRARY
 }
 
-/// Reads scenarios: all in a directory and its folders, the whole library (`library`), or one as [`load`] does.
-pub fn load_all(path_or_name: &str) -> Result<Vec<Scenario>, LoadError> {
+/// Reads scenarios: all in a directory and its folders, the whole library (`library`), or one as [`load`] does. Each comes with the name
+/// by which it is loaded again: its file's path, or its name in the library.
+pub fn load_all(path_or_name: &str) -> Result<Vec<(String, Scenario)>, LoadError> {
     let path = Path::new(path_or_name);
     if path_or_name == "library" && !path.exists() {
-        return LIBRARY.iter().map(|(name, text)| parse(name, text)).collect();
+        return LIBRARY.iter().map(|(name, text)| Ok(((*name).to_owned(), parse(name, text)?))).collect();
     }
     if !path.is_dir() {
-        return Ok(vec![load(path_or_name)?]);
+        return Ok(vec![(path_or_name.to_owned(), load(path_or_name)?)]);
     }
     let mut files = Vec::new();
     collect(path, &mut files).map_err(|source| LoadError::Read { path: path_or_name.into(), source })?;
     files.sort();
-    files.iter().map(|file| load(&file.display().to_string())).collect()
+    let named = |file: &PathBuf| {
+        let name = file.display().to_string();
+        load(&name).map(|scenario| (name, scenario))
+    };
+    files.iter().map(named).collect()
 }
 
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
@@ -95,8 +100,12 @@ mod tests {
     #[test]
     fn a_directory_is_all_its_scenarios() {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/library");
-        assert_eq!(load_all(directory).unwrap().len(), library().len());
-        assert_eq!(load_all("e01").unwrap().len(), 1);
+        let all = load_all(directory).unwrap();
+        assert_eq!(all.len(), library().len());
+        for (file, scenario) in &all {
+            assert_eq!(load(file).unwrap(), *scenario);
+        }
+        assert_eq!(load_all("e01").unwrap()[0].0, "e01");
     }
 
     #[test]

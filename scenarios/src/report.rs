@@ -10,7 +10,7 @@ use crate::invariants::Violation;
 pub mod html;
 mod junit;
 
-pub use junit::junit;
+pub use junit::{Case, junit};
 
 /// The result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]

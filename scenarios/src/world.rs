@@ -14,6 +14,7 @@ mod api;
 mod clock;
 mod cloud;
 mod drivers;
+mod exec;
 mod files;
 pub mod kernel;
 mod kubelet;
@@ -34,6 +35,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use model_aws::{Aws, Profile, ec2, efs};
 use model_common::csi;
+use model_common::fixes::Fixes;
 use model_common::pick::Seeded;
 use model_common::trail::Trail;
 use model_kube::machine as kube;
@@ -261,6 +263,8 @@ struct World {
     controllers: Vec<actors::Controller>,
     /// The controllers that watch a kind.
     watchers: BTreeMap<Kind, Vec<usize>>,
+    /// The changes proposed upstream that the machines have.
+    fixes: Fixes,
     drivers: drivers::Drivers,
     nodes: Vec<kubelet::Node>,
     /// The nodes by their names, and by their instances' ids.
@@ -287,7 +291,7 @@ impl World {
         let profile = if given.instant { Profile::Instant } else { Profile::Aws };
         let source = Seeded::new(seed);
         let nodes: Vec<_> = world.nodes().into_iter().enumerate().map(|(n, info)| kubelet::Node::new(info, given.nodes.get(n))).collect();
-        let controllers = actors::all();
+        let controllers = actors::all(given.as_of.fixes());
         let mut this = Self {
             clock: Clock::new(),
             latencies: Latencies::new(&source.child("world"), &given.latency, tape),
@@ -297,6 +301,7 @@ impl World {
             store: Store::new(source.child("uids").next_u64()),
             watchers: actors::watchers(&controllers),
             controllers,
+            fixes: given.as_of.fixes().clone(),
             drivers: drivers::Drivers::new(seed),
             numbers: kubelet::numbers(&nodes),
             nodes,

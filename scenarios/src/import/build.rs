@@ -119,7 +119,7 @@ pub(super) fn build(mut timeline: Timeline, options: &Options) -> Result<Importe
 fn step(name: String, ops: Vec<Value>) -> Result<Step, ImportError> {
     let attempt: Result<Vec<Op>, _> = ops.into_iter().map(serde_json::from_value).collect();
     let attempt = attempt.map_err(|error| ImportError::Record { record: name.clone(), message: error.to_string() })?;
-    Ok(Step { name, attempt, catch: Vec::new(), finally: Vec::new() })
+    Ok(Step { name, unless: None, attempt, catch: Vec::new(), finally: Vec::new() })
 }
 
 fn between(from: Timestamp, to: Timestamp) -> Duration {
@@ -172,6 +172,7 @@ impl Builder {
                 description: format!("imported: what was done from {first} on, in its order and with its pauses"),
                 source: "ebbtide import".into(),
                 engines: Some(vec![EngineName::Sim]),
+                not_in: Default::default(),
                 expect: None,
                 seed: 0,
                 world,

@@ -176,4 +176,6 @@ pub struct Used {
     /// The id of what is mounted where the container sees it; none: a plain directory.
     pub mounted: Option<String>,
     pub read_only: bool,
+    /// The pod's fsGroup, and the group that all files have (none: not all the same). None: nobody asks for a group.
+    pub groups: Option<(u32, Option<u32>)>,
 }

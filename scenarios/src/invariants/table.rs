@@ -201,12 +201,7 @@ const ALL: [Invariant; 44] = {
             Virtual,
             "a restored or cloned volume has its source's content at the moment of the cut, and no snapshot is used before it is ready",
         ),
-        row(
-            "S27",
-            "fs-group",
-            Nowhere("virtual files have no owner and no mode"),
-            "a container starts only if its volume's files have the pod's fsGroup",
-        ),
+        row("S27", "fs-group", Virtual, "a container starts only if its volume's files have the pod's fsGroup"),
         row("S28", "selinux-context", Nowhere("no world here has SELinux labels"), "a volume has one SELinux context on a node"),
         row(
             "S29",

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{Assert, Delete, Op, Scenario, Until};
+use super::{Assert, Delete, EngineName, Op, Scenario, Until};
 use crate::invariants;
 use crate::variables;
 
@@ -54,12 +54,18 @@ fn check(scenario: &Scenario) -> Result<(), Finding> {
     if scenario.metadata.name.is_empty() {
         return finding("metadata.name", "a scenario needs a name");
     }
-    if scenario.spec.steps.is_empty() {
+    for (engine, why) in &scenario.spec.not_in {
+        if why.trim().is_empty() {
+            return finding("spec.notIn", format!("say why it cannot be played in {engine:?}"));
+        }
+    }
+    let played = [EngineName::Sim, EngineName::Live].iter().any(|engine| scenario.plays_in(*engine));
+    if scenario.spec.steps.is_empty() && played {
         return finding("spec.steps", "a scenario needs at least one step");
     }
-    let expected = scenario.spec.expect.iter().map(|expect| &expect.violated);
-    for name in scenario.spec.invariants.iter().flatten().chain(expected) {
-        if !invariants::NAMES.contains(&name.as_str()) {
+    let expected = scenario.spec.expect.iter().flat_map(|expect| expect.names());
+    for name in scenario.spec.invariants.iter().flatten().map(String::as_str).chain(expected) {
+        if !invariants::NAMES.contains(&name) {
             return finding("spec.invariants", format!("`{name}` is not known; there are {}", invariants::NAMES.join(", ")));
         }
     }

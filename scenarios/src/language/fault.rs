@@ -148,6 +148,9 @@ pub enum Trouble {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         duration: Option<Span>,
     },
+    /// A volume has so many more files than those that are played. Only their number counts, for who walks over all of them.
+    #[serde(rename = "local:many-files")]
+    ManyFiles { volume: String, count: u64 },
     /// All faults are over: rules are gone, processes and machines run, networks are whole.
     #[serde(rename = "local:clear")]
     Clear {},

@@ -117,7 +117,9 @@ impl Troubles {
             Trouble::Partition { .. } | Trouble::Heal { .. } => unsupported(&what, ONE_NETWORK),
             Trouble::Api { .. } => unsupported(&what, "its API server conflicts and loses answers only by itself"),
             Trouble::WatchLag { .. } => unsupported(&what, "its watches are as fast as they are"),
-            Trouble::RemoveVolData { .. } | Trouble::Busy { .. } => unsupported(&what, "nobody reaches into the files of its nodes"),
+            Trouble::RemoveVolData { .. } | Trouble::Busy { .. } | Trouble::ManyFiles { .. } => {
+                unsupported(&what, "nobody reaches into the files of its nodes")
+            }
         }
     }
 

@@ -5,39 +5,61 @@ use std::fmt::Write as _;
 use super::Report;
 use super::html::escape;
 
-/// The file. `again` gives the command that shows a run again.
-pub fn junit(reports: &[Report], again: impl Fn(&Report) -> String) -> String {
-    let failures = reports.iter().filter(|report| !report.passed && report.error.is_none()).count();
-    let errors = reports.iter().filter(|report| !report.passed && report.error.is_some()).count();
-    let time: f64 = reports.iter().map(|report| report.wall.as_secs_f64()).sum();
-    let counts = format!("tests=\"{}\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"0\" time=\"{time:.3}\"", reports.len());
+/// What became of a scenario.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Case {
+    /// It was played; with the command that plays it again.
+    Played { report: Report, again: String },
+    /// It cannot be played in this world.
+    NotPlayed { scenario: String, engine: &'static str, why: String },
+}
+
+/// The file.
+pub fn junit(cases: &[Case]) -> String {
+    let reports = || {
+        cases.iter().filter_map(|case| match case {
+            Case::Played { report, .. } => Some(report),
+            Case::NotPlayed { .. } => None,
+        })
+    };
+    let failures = reports().filter(|report| !report.passed && report.error.is_none()).count();
+    let errors = reports().filter(|report| !report.passed && report.error.is_some()).count();
+    let skipped = cases.len() - reports().count();
+    let time: f64 = reports().map(|report| report.wall.as_secs_f64()).sum();
+    let counts = format!("tests=\"{}\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"{skipped}\" time=\"{time:.3}\"", cases.len());
     let mut xml = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"ebbtide\" {counts}>\n  <testsuite name=\"scenarios\" {counts}>\n"
     );
-    for report in reports {
-        case(&mut xml, report, &again);
+    for case in cases {
+        // Writing to a String cannot fail, here and below.
+        let _ = match case {
+            Case::Played { report, again } => played(&mut xml, report, again),
+            Case::NotPlayed { scenario, engine, why } => writeln!(
+                xml,
+                "    <testcase classname=\"ebbtide.{}\" name=\"{}\" time=\"0\"><skipped message=\"{}\"/></testcase>",
+                text(engine),
+                text(scenario),
+                text(why)
+            ),
+        };
     }
     xml.push_str("  </testsuite>\n</testsuites>\n");
     xml
 }
 
-fn case(xml: &mut String, report: &Report, again: &impl Fn(&Report) -> String) {
+fn played(xml: &mut String, report: &Report, again: &str) -> std::fmt::Result {
     let seed = report.seed.map(|seed| format!(" seed {seed}")).unwrap_or_default();
     let name = text(&format!("{}{seed}", report.scenario));
-    // Writing to a String cannot fail, here and below.
-    let _ = write!(
-        xml,
-        "    <testcase classname=\"ebbtide.{}\" name=\"{name}\" time=\"{:.3}\">",
-        text(report.engine),
-        report.wall.as_secs_f64()
-    );
+    let (class, time) = (text(report.engine), report.wall.as_secs_f64());
+    write!(xml, "    <testcase classname=\"ebbtide.{class}\" name=\"{name}\" time=\"{time:.3}\">")?;
     if !report.passed {
         let (element, kind, message) = reason(report);
-        let whole = format!("{}again: {}\n", report.to_text(), again(report));
+        let whole = format!("{}again: {again}\n", report.to_text());
         let (kind, message, whole) = (text(&kind), text(&message), text(&whole));
-        let _ = write!(xml, "\n      <{element} type=\"{kind}\" message=\"{message}\">{whole}</{element}>\n    ");
+        write!(xml, "\n      <{element} type=\"{kind}\" message=\"{message}\">{whole}</{element}>\n    ")?;
     }
     xml.push_str("</testcase>\n");
+    Ok(())
 }
 
 /// Why a run did not pass: an error where it could not begin or did not show what it should; else the invariant, or the step.
@@ -92,7 +114,12 @@ mod tests {
             Report { violations: vec![violation], ..report("leaks", false) },
             Report { error: Some("no such zone".into()), ..report("broken", false) },
         ];
-        let xml = junit(&reports, |report| format!("ebbtide run {} --seed 7", report.scenario));
+        let mut cases: Vec<Case> = reports
+            .into_iter()
+            .map(|report| Case::Played { again: format!("ebbtide run x/{}.yaml --seed 7", report.scenario), report })
+            .collect();
+        cases.push(Case::NotPlayed { scenario: "other".into(), engine: "virtual", why: "needs \"devices\"".into() });
+        let xml = junit(&cases);
         let mut reader = quick_xml::Reader::from_str(&xml);
         let mut names = Vec::new();
         let attribute = |tag: &quick_xml::events::BytesStart<'_>, name: &str| {
@@ -102,7 +129,10 @@ mod tests {
         loop {
             match reader.read_event().unwrap() {
                 Event::Start(tag) => match tag.name().as_ref() {
-                    "testsuite" => assert_eq!((attribute(&tag, "tests"), attribute(&tag, "failures")), ("3".into(), "1".into())),
+                    "testsuite" => {
+                        let counts = ["tests", "failures", "errors", "skipped"].map(|name| attribute(&tag, name));
+                        assert_eq!(counts, ["4", "1", "1", "1"]);
+                    }
                     "testcase" => names.push(attribute(&tag, "name")),
                     "failure" => {
                         assert_eq!(attribute(&tag, "type"), "no-leak");
@@ -111,12 +141,13 @@ mod tests {
                     "error" => assert_eq!(attribute(&tag, "message"), "no such zone"),
                     _ => {}
                 },
+                Event::Empty(tag) => assert_eq!(attribute(&tag, "message"), "needs \"devices\""),
                 Event::Eof => break,
                 _ => {}
             }
         }
-        assert_eq!(names, ["fine seed 7", "leaks seed 7", "broken seed 7"]);
-        assert!(xml.contains("again: ebbtide run leaks --seed 7"));
-        assert!(!xml.contains("again: ebbtide run fine"));
+        assert_eq!(names, ["fine seed 7", "leaks seed 7", "broken seed 7", "other"]);
+        assert!(xml.contains("again: ebbtide run x/leaks.yaml --seed 7"));
+        assert!(!xml.contains("again: ebbtide run x/fine"));
     }
 }

@@ -108,7 +108,7 @@ pub fn plan(pick: &mut dyn Pick, seed: u64, options: &Options) -> Scenario {
             .collect(),
         ..World::default()
     };
-    let step = |name: &str, attempt: Vec<Op>| Step { name: name.into(), attempt, catch: Vec::new(), finally: Vec::new() };
+    let step = |name: &str, attempt: Vec<Op>| Step { name: name.into(), unless: None, attempt, catch: Vec::new(), finally: Vec::new() };
     Scenario {
         api_version: crate::language::API_VERSION.into(),
         kind: "Scenario".into(),
@@ -117,6 +117,7 @@ pub fn plan(pick: &mut dyn Pick, seed: u64, options: &Options) -> Scenario {
             description: "found by `ebbtide search`".into(),
             source: String::new(),
             engines: None,
+            not_in: Default::default(),
             expect: None,
             seed,
             world: Some(world),

@@ -1,15 +1,16 @@
 //! The user's aws commands in the virtual world: parameters and answers as the aws CLI has them.
 
 mod requests;
+mod shown;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use k8s_openapi::jiff::Timestamp;
 use model_aws::ec2::network::{Peer, Rule};
 use model_aws::ec2::{self, Filter, Paging, TagItem};
 use model_aws::world::Cidr;
-use model_aws::{At, Input, efs, world};
+use model_aws::{Input, efs, world};
+use model_common::agent::PosixUser;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -18,8 +19,10 @@ use super::cloud::{Refusal, Reply, tag_items};
 use crate::engine::EngineError;
 use crate::language;
 use requests::{
-    Attach, Authorize, CreateFileSystem, CreateGroup, CreateMountTarget, CreateVolume, Describe, GroupId, Ids, Permission, VolumeId,
+    Attach, Authorize, CreateAccessPoint, CreateFileSystem, CreateGroup, CreateMountTarget, CreateSnapshot, CreateVolume, Describe,
+    GroupId, Ids, ModifyVolume, Permission, SnapshotId, TagSpecification, VolumeId,
 };
+use shown::{show_attachment, tags};
 
 /// The world that AWS starts with: the scenario's nodes in the default world, or the default world.
 pub(super) fn world(given: &language::World, seed: u64) -> Result<world::World, String> {
@@ -75,14 +78,6 @@ fn read<T: DeserializeOwned>(parameters: &Value) -> Result<T, Trouble> {
     T::deserialize(parameters).map_err(|error| Trouble::Unknown(error.to_string()))
 }
 
-fn time(at: At) -> String {
-    Timestamp::from_millisecond(at.0).map(|time| time.to_string()).unwrap_or_default()
-}
-
-fn tags(tags: &BTreeMap<String, String>) -> Value {
-    tags.iter().map(|(key, value)| json!({"Key": key, "Value": value})).collect()
-}
-
 impl World {
     /// An aws command of the user.
     pub(super) fn command(&mut self, service: &str, command: &str, parameters: &Value) -> Result<Value, EngineError> {
@@ -103,11 +98,12 @@ impl World {
             | "describe-availability-zones"
             | "describe-vpcs"
             | "describe-subnets"
+            | "describe-volumes-modifications"
+            | "describe-snapshots"
             | "describe-instances"
             | "describe-security-groups" => return self.ec2_describe(command, read(parameters)?),
             "create-volume" => {
                 let new: CreateVolume = read(parameters)?;
-                let tags = new.tag_specifications.into_iter().filter(|spec| spec.resource_type == "volume").flat_map(|spec| spec.tags);
                 ec2::Command::CreateVolume(ec2::CreateVolume {
                     client_token: new.client_token,
                     zone: new.availability_zone,
@@ -119,11 +115,27 @@ impl World {
                     kms_key_id: new.kms_key_id,
                     multi_attach: new.multi_attach_enabled,
                     snapshot_id: new.snapshot_id,
-                    tags: tags.map(|tag| TagItem { key: tag.key, value: Some(tag.value) }).collect(),
+                    tags: tags_for("volume", new.tag_specifications),
                     ..ec2::CreateVolume::default()
                 })
             }
             "delete-volume" => ec2::Command::DeleteVolume { volume_id: read::<VolumeId>(parameters)?.volume_id },
+            "modify-volume" => {
+                let ModifyVolume { volume_id, size, volume_type, iops, throughput } = read(parameters)?;
+                ec2::Command::ModifyVolume(ec2::ModifyVolume {
+                    volume_id,
+                    size_gib: size,
+                    volume_type,
+                    iops,
+                    throughput,
+                    multi_attach: None,
+                })
+            }
+            "create-snapshot" => {
+                let CreateSnapshot { volume_id, description, tag_specifications } = read(parameters)?;
+                ec2::Command::CreateSnapshot { volume_id, description, tags: tags_for("snapshot", tag_specifications) }
+            }
+            "delete-snapshot" => ec2::Command::DeleteSnapshot { snapshot_id: read::<SnapshotId>(parameters)?.snapshot_id },
             "attach-volume" => {
                 let Attach { volume_id, instance_id, device, .. } = read(parameters)?;
                 let (Some(instance_id), Some(device)) = (instance_id, device) else {
@@ -151,6 +163,10 @@ impl World {
         let seed = self.aws.ec2.seed();
         Ok(match reply {
             Some(Reply::Ec2(ec2::Reply::Volume(volume))) => self.show_volume(&volume),
+            Some(Reply::Ec2(ec2::Reply::Snapshot(snapshot))) => self.show_snapshot(&snapshot),
+            Some(Reply::Ec2(ec2::Reply::Modification { volume, modification })) => {
+                json!({"VolumeModification": self.show_modification(&volume.id(seed), &modification)})
+            }
             Some(Reply::Ec2(ec2::Reply::Attachment { volume, instance, attachment })) => {
                 show_attachment(&volume.id(seed), &instance, &attachment)
             }
@@ -170,6 +186,18 @@ impl World {
             "describe-volumes" => {
                 let page = ec2.describe_volumes(&ids, &filters, &Paging::default())?;
                 json!({"Volumes": page.items.into_iter().map(|volume| self.show_volume(volume)).collect::<Vec<_>>()})
+            }
+            "describe-volumes-modifications" => {
+                let page = ec2.describe_modifications(&ids, &filters, &Paging::default())?;
+                let shown = page
+                    .items
+                    .into_iter()
+                    .filter_map(|volume| Some(self.show_modification(&volume.key.id(ec2.seed()), volume.modification.as_ref()?)));
+                json!({"VolumesModifications": shown.collect::<Vec<_>>()})
+            }
+            "describe-snapshots" => {
+                let page = ec2.describe_snapshots(&ids, &filters, &Paging::default())?;
+                json!({"Snapshots": page.items.into_iter().map(|snapshot| self.show_snapshot(snapshot)).collect::<Vec<_>>()})
             }
             "describe-instances" => {
                 let page = ec2.describe_instances(&ids, &filters, &Paging::default())?;
@@ -240,25 +268,6 @@ impl World {
         })
     }
 
-    fn show_volume(&self, volume: &ec2::Volume) -> Value {
-        let id = volume.key.id(self.aws.ec2.seed());
-        let attachments = volume.attachments.iter().map(|(instance, attachment)| show_attachment(&id, instance, attachment));
-        let mut shown = json!({
-            "VolumeId": id, "Size": volume.spec.size_gib, "State": volume.status().name(), "VolumeType": volume.spec.volume_type.name(),
-            "AvailabilityZone": volume.zone, "Encrypted": volume.encrypted, "MultiAttachEnabled": volume.spec.multi_attach,
-            "CreateTime": time(volume.created_at), "Attachments": attachments.collect::<Vec<_>>(),
-            "SnapshotId": volume.source_id.as_deref().filter(|id| id.starts_with("snap-")).unwrap_or_default(),
-        });
-        let optional = [("Iops", volume.spec.iops), ("Throughput", volume.spec.throughput)];
-        for (name, value) in optional.into_iter().filter_map(|(name, value)| Some((name, value?))) {
-            shown[name] = json!(value);
-        }
-        if !volume.tags.is_empty() {
-            shown["Tags"] = tags(&volume.tags);
-        }
-        shown
-    }
-
     fn efs_command(&mut self, command: &str, parameters: &Value) -> Result<Value, Trouble> {
         let need = |id: Option<String>, name: &str| id.ok_or_else(|| Trouble::Unknown(format!("{name} must be given")));
         let all = usize::MAX;
@@ -297,6 +306,22 @@ impl World {
                 let CreateMountTarget { file_system_id, subnet_id, ip_address, security_groups } = read(parameters)?;
                 efs::Command::CreateMountTarget(efs::NewMountTarget { file_system_id, subnet_id, ip_address, security_groups })
             }
+            "create-access-point" => {
+                let CreateAccessPoint { client_token, file_system_id, posix_user, root_directory, tags } = read(parameters)?;
+                let creation = root_directory.creation_info.map(|info| efs::Creation {
+                    owner_uid: info.owner_uid,
+                    owner_gid: info.owner_gid,
+                    permissions: info.permissions,
+                });
+                efs::Command::CreateAccessPoint(efs::NewAccessPoint {
+                    client_token,
+                    file_system_id,
+                    posix_user: posix_user.map(|user| PosixUser { uid: user.uid, gid: user.gid, secondary_gids: user.secondary_gids }),
+                    path: root_directory.path,
+                    creation,
+                    tags: tags.into_iter().map(|tag| (tag.key, tag.value)).collect(),
+                })
+            }
             "delete-file-system" => efs::Command::DeleteFileSystem { id: need(read::<Ids>(parameters)?.file_system_id, "FileSystemId")? },
             "delete-mount-target" => {
                 efs::Command::DeleteMountTarget { id: need(read::<Ids>(parameters)?.mount_target_id, "MountTargetId")? }
@@ -310,55 +335,10 @@ impl World {
         Ok(match reply {
             Some(Reply::Efs(efs::Reply::FileSystem(row, targets))) if command.starts_with("create") => self.show_file_system(&row, targets),
             Some(Reply::Efs(efs::Reply::MountTarget(row))) if command.starts_with("create") => self.show_mount_target(&row),
+            Some(Reply::Efs(efs::Reply::AccessPoint(row))) if command.starts_with("create") => self.show_access_point(&row),
             _ => json!({}),
         })
     }
-
-    fn efs_arn(&self, kind: &str, id: &str) -> String {
-        let network = self.aws.ec2.network();
-        format!("arn:aws:elasticfilesystem:{}:{}:{kind}/{id}", network.region, network.account)
-    }
-
-    fn show_file_system(&self, row: &efs::FileSystem, targets: usize) -> Value {
-        json!({
-            "OwnerId": self.aws.ec2.network().account, "CreationToken": row.creation_token, "FileSystemId": row.id,
-            "FileSystemArn": self.efs_arn("file-system", &row.id), "CreationTime": time(row.created), "LifeCycleState": row.shown().as_str(),
-            "NumberOfMountTargets": targets, "SizeInBytes": {"Value": row.metered_bytes}, "PerformanceMode": row.performance_mode,
-            "ThroughputMode": row.throughput_mode, "Encrypted": row.encrypted, "Tags": tags(&row.tags),
-        })
-    }
-
-    fn show_mount_target(&self, row: &efs::MountTarget) -> Value {
-        json!({
-            "OwnerId": self.aws.ec2.network().account, "MountTargetId": row.id, "FileSystemId": row.file_system_id, "SubnetId": row.subnet_id,
-            "LifeCycleState": row.state.as_str(), "IpAddress": row.ip.to_string(), "NetworkInterfaceId": row.network_interface_id,
-            "AvailabilityZoneId": row.zone.1, "AvailabilityZoneName": row.zone.0, "VpcId": row.vpc_id,
-        })
-    }
-
-    fn show_access_point(&self, row: &efs::AccessPoint) -> Value {
-        let mut root = json!({"Path": row.path});
-        if let Some(creation) = &row.creation {
-            root["CreationInfo"] =
-                json!({"OwnerUid": creation.owner_uid, "OwnerGid": creation.owner_gid, "Permissions": creation.permissions});
-        }
-        let mut shown = json!({
-            "ClientToken": row.client_token, "Tags": tags(&row.tags), "AccessPointId": row.id,
-            "AccessPointArn": self.efs_arn("access-point", &row.id), "FileSystemId": row.file_system_id, "RootDirectory": root,
-            "OwnerId": self.aws.ec2.network().account, "LifeCycleState": row.state.as_str(),
-        });
-        if let Some(user) = &row.posix_user {
-            shown["PosixUser"] = json!({"Uid": user.uid, "Gid": user.gid});
-        }
-        shown
-    }
-}
-
-fn show_attachment(volume: &str, instance: &str, attachment: &ec2::Attachment) -> Value {
-    json!({
-        "VolumeId": volume, "InstanceId": instance, "Device": attachment.device, "State": attachment.status().name(),
-        "AttachTime": time(attachment.attached_at), "DeleteOnTermination": false,
-    })
 }
 
 fn rules(permission: Permission) -> Vec<Rule> {
@@ -370,4 +350,9 @@ fn rules(permission: Permission) -> Vec<Rule> {
         .chain(pairs)
         .map(|(peer, description)| Rule { id: String::new(), protocol: ip_protocol.clone(), ports, peer, description })
         .collect()
+}
+
+fn tags_for(resource: &str, specifications: Vec<TagSpecification>) -> Vec<TagItem> {
+    let wanted = specifications.into_iter().filter(|spec| spec.resource_type == resource);
+    wanted.flat_map(|spec| spec.tags).map(|tag| TagItem { key: tag.key, value: Some(tag.value) }).collect()
 }

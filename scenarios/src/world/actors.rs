@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use model_common::fixes::Fixes;
 use model_common::trail::Trail;
 use model_kube::controllers::{self, Driver};
 use model_kube::events::{EventRecord, Recorder};
@@ -32,9 +33,11 @@ pub(super) struct Caller {
 }
 
 /// Those of every cluster, and the sidecars of both drivers as they are deployed.
-pub(super) fn all() -> Vec<Controller> {
-    let own = controllers::Controller::builtin().into_iter().map(|machine| (None, machine));
-    let beside = |which, driver: &Driver| controllers::Controller::sidecars(driver).into_iter().map(move |machine| (Some(which), machine));
+pub(super) fn all(fixes: &Fixes) -> Vec<Controller> {
+    let own = controllers::Controller::builtin_with(fixes).into_iter().map(|machine| (None, machine));
+    let beside = |which, driver: &Driver| {
+        controllers::Controller::sidecars_with(driver, fixes).into_iter().map(move |machine| (Some(which), machine))
+    };
     let machines = own.chain(beside(Which::Ebs, &Driver::ebs())).chain(beside(Which::Efs, &Driver::efs()));
     machines.map(|(driver, machine)| Controller { machine, driver, up: true, life: 0, recorder: Recorder::default() }).collect()
 }

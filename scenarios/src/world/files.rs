@@ -13,6 +13,12 @@ pub struct Tree {
     pub format: Option<String>,
     /// How much it holds; none: as much as one likes.
     pub room: Option<u64>,
+    /// Files beside those that are played.
+    pub(super) many: u64,
+    /// The group that a kubelet gave to the root.
+    pub(super) root_group: Option<u32>,
+    /// The group that all files below have; none: their own, or mixed.
+    pub(super) files_group: Option<u32>,
 }
 
 /// What a name is.
@@ -113,6 +119,32 @@ impl Tree {
         true
     }
 
+    /// Writes a file anew, which is made when its directory is there; false when it is not.
+    pub(super) fn write(&mut self, path: &str, text: &str) -> bool {
+        if let Some(content) = self.files.get_mut(&clean(path)) {
+            content.clear();
+        }
+        self.append(path, text)
+    }
+
+    /// Removes a directory with what is in it; false when it is not there.
+    pub(super) fn remove(&mut self, path: &str) -> bool {
+        let path = clean(path);
+        let there = path != "/" && self.has_directory(&path);
+        if there {
+            let below = format!("{path}/");
+            self.files.retain(|known, _| !known.starts_with(&below));
+            self.directories.retain(|known| *known != path && !known.starts_with(&below));
+            self.allocated.retain(|known, _| !known.starts_with(&below));
+        }
+        there
+    }
+
+    /// How many files there are.
+    pub(super) fn count(&self) -> u64 {
+        self.many + self.files.len() as u64
+    }
+
     /// The names in a directory, in order.
     pub(super) fn names(&self, path: &str) -> Vec<&str> {
         let below = match clean(path).as_str() {
@@ -142,11 +174,15 @@ mod tests {
         let mut tree = Tree::default();
         assert!(tree.append("/out.txt", "a\n") && tree.append("//out.txt", "b\n"));
         assert_eq!(tree.read("/out.txt"), Some("a\nb\n"));
-        assert!(!tree.append("/d/out.txt", "x"));
+        assert!(tree.write("/out.txt", "c\n") && tree.read("/out.txt") == Some("c\n"));
+        assert!(!tree.append("/d/out.txt", "x") && !tree.write("/d/out.txt", "x"));
         tree.make_directory("/d");
         assert!(tree.append("/d/out.txt", "x"));
         assert_eq!(tree.names("/"), ["d", "out.txt"]);
         assert_eq!(tree.names("/d"), ["out.txt"]);
         assert_eq!(clean("/a/../../b/."), "/b");
+        assert!(tree.remove("/d") && !tree.has_directory("/d") && tree.read("/d/out.txt").is_none());
+        assert!(!tree.remove("/d") && !tree.remove("/"));
+        assert_eq!(tree.count(), 1);
     }
 }

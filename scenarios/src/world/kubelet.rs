@@ -68,6 +68,10 @@ pub(super) struct Node {
     pub devices: BTreeMap<String, Device>,
     /// By path.
     pub mounts: BTreeMap<String, Mount>,
+    /// How many mounts lie below the one at a path.
+    pub stacked: BTreeMap<String, u32>,
+    /// Trees and directories that are bound for the subPaths of a pod's PersistentVolume.
+    pub sub_paths: BTreeMap<(PodUid, String), Vec<(String, String)>>,
     /// `vol_data.json` by the directory that holds it.
     pub data: BTreeMap<String, VolData>,
     pub containers: BTreeMap<(PodUid, String), Process>,
@@ -99,6 +103,8 @@ impl Node {
             layout,
             devices: BTreeMap::new(),
             mounts: BTreeMap::new(),
+            stacked: BTreeMap::new(),
+            sub_paths: BTreeMap::new(),
             data: BTreeMap::new(),
             containers: BTreeMap::new(),
             started: BTreeMap::new(),
@@ -254,6 +260,8 @@ impl World {
             self.end_container(number, &uid, &container);
         }
         self.nodes[number].mounts.clear();
+        self.nodes[number].stacked.clear();
+        self.nodes[number].sub_paths.clear();
         self.see_node(number, |node| Seen::PowerLost { node });
     }
 
@@ -366,7 +374,8 @@ impl World {
                         }
                         _ => Part::Mount,
                     };
-                    self.soon(part, Event::Action(number, op, Box::new(action)));
+                    let latency = self.latencies.draw(part) + self.walk(number, &action);
+                    self.clock.after(latency, Event::Action(number, op, Box::new(action)));
                 }
             }
         }

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use model_aws::efs::Client;
 use model_common::agent::EfsMount;
 use model_common::csi::{Access, Code, Error, NodeCall, NodeCapability, NodeReply};
+use model_kube::controllers::amount;
 use model_kube::object::{Key, Kind};
 use model_node::driver::efs;
 use model_node::kubelet::Input;
@@ -17,11 +18,13 @@ use model_node::volume_manager::{self as volumes, Action, Answer, Attachment, Fa
 use serde_json::json;
 
 use super::kubelet::{Mount, Process, status_patch};
-use super::programs::{Look, Program};
+use super::programs::Program;
 use super::{Event, World, files};
-use crate::engine::{EngineError, Output};
 use crate::invariants::Seen;
 use crate::invariants::seen::Used;
+
+/// How long a kubelet takes to look at a file and give it a group.
+const CHOWN: Duration = Duration::from_millis(1);
 
 impl World {
     pub(super) fn action_done(&mut self, number: usize, op: pending::Key, action: Action) {
@@ -81,8 +84,14 @@ impl World {
                         .collect(),
                 ))
             }
-            // Ownership is not modelled: virtual programs run as root.
-            Action::ApplyFsGroup { .. } | Action::CleanSubPaths { .. } => Ok(Answer::Done),
+            Action::ApplyFsGroup { path, gid, on_root_mismatch } => {
+                if let Some(tree) = self.to_walk(number, &path, gid, on_root_mismatch) {
+                    // The root last (#89776), so that a walk that was cut short is begun again.
+                    (tree.files_group, tree.root_group) = (Some(gid), Some(gid));
+                }
+                Ok(Answer::Done)
+            }
+            Action::CleanSubPaths { pod, volume } => self.clean_sub_paths(number, pod, volume),
             Action::MapDevice { publish, map, .. } => {
                 let mount = self.nodes[number].mounts.get(&publish).cloned();
                 let mount = mount.ok_or_else(|| Failure::Io(format!("{publish}: No such file or directory")))?;
@@ -102,7 +111,7 @@ impl World {
                 let status = match phase {
                     ResizePhase::InProgress => return Ok(Answer::Done),
                     ResizePhase::Finished(bytes) => {
-                        json!({"capacity": {"storage": bytes.to_string()}, "conditions": null, "allocatedResourceStatuses": null})
+                        json!({"capacity": {"storage": amount::binary(bytes)}, "conditions": null, "allocatedResourceStatuses": null})
                     }
                     ResizePhase::Failed(message) => {
                         json!({"conditions": [{"type": "NodeResizeError", "status": "True", "message": message, "lastTransitionTime": now}]})
@@ -113,6 +122,42 @@ impl World {
                 Ok(Answer::Done)
             }
         }
+    }
+
+    /// The tree whose files are to get a group; none where the kubelet leaves them.
+    fn to_walk(&mut self, number: usize, path: &str, gid: u32, on_root_mismatch: bool) -> Option<&mut files::Tree> {
+        let mount = self.nodes[number].mounts.get(path)?;
+        self.trees.get_mut(&mount.tree).filter(|tree| !on_root_mismatch || tree.root_group != Some(gid))
+    }
+
+    /// How long an action takes for the files that it walks over. From now on their groups are mixed.
+    pub(super) fn walk(&mut self, number: usize, action: &Action) -> Duration {
+        let Action::ApplyFsGroup { path, gid, on_root_mismatch } = action else { return Duration::ZERO };
+        let Some(tree) = self.to_walk(number, path, *gid, *on_root_mismatch) else { return Duration::ZERO };
+        if tree.files_group != Some(*gid) {
+            tree.files_group = None;
+        }
+        CHOWN.saturating_mul(u32::try_from(tree.count()).unwrap_or(u32::MAX))
+    }
+
+    /// Unmounts the subPaths of a pod's volume. A directory that its file system no longer knows cannot even be looked at, where the file
+    /// system is FUSE (#139535); elsewhere the mount keeps it alive.
+    fn clean_sub_paths(&mut self, number: usize, pod: PodUid, volume: String) -> Result<Answer, Failure> {
+        let key = (pod, volume);
+        let bound = self.nodes[number].sub_paths.get(&key);
+        let lost = bound
+            .into_iter()
+            .flatten()
+            .find(|(tree, root)| tree.starts_with("fs-") && self.trees.get(tree).is_none_or(|tree| !tree.has_directory(root)));
+        if let Some((_, root)) = lost {
+            let (pod, volume) = &key;
+            let at = format!("{}/pods/{pod}/volume-subpaths/{volume}", self.nodes[number].layout.root);
+            return Err(Failure::Io(format!(
+                "error cleaning subPath mounts for volume {volume}: stat {at}: {root}: no such file or directory"
+            )));
+        }
+        self.nodes[number].sub_paths.remove(&key);
+        Ok(Answer::Done)
     }
 
     /// Mounts something where nothing is mounted yet.
@@ -126,7 +171,26 @@ impl World {
         self.see_node(number, |node| Seen::Mounted { node, path, tree: &tree, read_only });
     }
 
+    /// Mounts something, be it over another mount.
+    fn mount_over(&mut self, number: usize, path: &str, mount: Mount) {
+        let node = &mut self.nodes[number];
+        if node.mounts.contains_key(path) {
+            // What lies over what is the same volume each time: its driver was asked for it again.
+            *node.stacked.entry(path.to_owned()).or_default() += 1;
+        } else {
+            self.mount(number, path, mount);
+        }
+    }
+
+    /// Takes the uppermost mount away.
     fn unmount(&mut self, number: usize, path: &str) {
+        if let Some(below) = self.nodes[number].stacked.get_mut(path) {
+            *below -= 1;
+            if *below == 0 {
+                self.nodes[number].stacked.remove(path);
+            }
+            return;
+        }
         if let Some(mount) = self.nodes[number].mounts.remove(path) {
             self.see_node(number, |node| Seen::Unmounted { node, path, tree: &mount.tree });
         }
@@ -205,10 +269,10 @@ impl World {
     pub(super) fn efs_node(&mut self, number: usize, call: &NodeCall) -> Result<NodeReply, Error> {
         match call {
             NodeCall::NodePublishVolume { volume_id, target_path, readonly, capability, volume_context, .. } => {
-                efs::check_capabilities(std::slice::from_ref(capability))
-                    .map_err(|why| Error::new(Code::InvalidArgument, format!("Volume capability not supported: {why}")))?;
-                let mount = self.mount_efs(number, volume_id, *readonly, volume_context.get("mounttargetip").cloned())?;
-                self.mount(number, target_path, mount);
+                let plan = efs::plan(volume_id, capability, *readonly, volume_context, &self.nodes[number].info.zone)?;
+                let mount = self.mount_efs(number, volume_id, &plan)?;
+                // The driver does not look whether it mounted already (efs.md §3.1).
+                self.mount_over(number, target_path, mount);
                 Ok(NodeReply::NodePublishVolume)
             }
             NodeCall::NodeUnpublishVolume { target_path, .. } => {
@@ -225,19 +289,21 @@ impl World {
     }
 
     /// What mount.efs does: asks whether it may, and makes the access point's root where it is missing.
-    fn mount_efs(&mut self, number: usize, volume_id: &str, read_only: bool, mount_target_ip: Option<String>) -> Result<Mount, Error> {
+    fn mount_efs(&mut self, number: usize, volume_id: &str, plan: &efs::Mount) -> Result<Mount, Error> {
         let handle = efs::Handle::parse(volume_id)?;
+        let option = |name: &str| plan.options.iter().find_map(|option| option.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned);
+        let read_only = plan.options.iter().any(|option| option == "ro");
         let info = &self.nodes[number].info;
         let groups =
             self.aws.ec2.instance(&info.instance_id).map(|instance| instance.interface.security_groups.clone()).unwrap_or_default();
         let request = EfsMount {
             file_system_id: handle.file_system_id.clone(),
-            access_point_id: (!handle.access_point_id.is_empty()).then(|| handle.access_point_id.clone()),
+            access_point_id: option("accesspoint"),
             instance_id: info.instance_id.clone(),
-            availability_zone: None,
-            mount_target_ip,
-            tls: true,
-            iam: false,
+            availability_zone: option("az"),
+            mount_target_ip: option("mounttargetip"),
+            tls: plan.options.iter().any(|option| option == "tls"),
+            iam: plan.options.iter().any(|option| option == "iam"),
             read_only,
         };
         let client = Client { zone: &info.zone, ip: info.private_ip, groups: &groups };
@@ -292,6 +358,11 @@ impl World {
             if let Some(tree) = self.trees.get_mut(&source.tree) {
                 tree.make_directory(&root);
             }
+            if wanted.sub_path.is_some()
+                && let Some(pv) = self.pv_of(&pod, &wanted.name)
+            {
+                self.nodes[number].sub_paths.entry((uid.clone(), pv)).or_default().push((source.tree.clone(), root.clone()));
+            }
             let read_only = source.read_only || wanted.read_only.unwrap_or(false);
             mounts.push((files::clean(&wanted.mount_path), Mount { root, read_only, ..source }));
         }
@@ -327,9 +398,18 @@ impl World {
                 wanted: handle.strip_prefix("efs:").unwrap_or(&handle).split(':').next().map(str::to_owned),
                 mounted: there.map(|mount| mount.tree.clone()),
                 read_only: there.is_some_and(|mount| mount.read_only),
+                groups: there.and_then(|mount| self.groups(pod, mount)),
             })
         });
         volumes.collect()
+    }
+
+    /// The group that a pod wants its volume's files to have, and theirs. Only of volumes: file systems of EFS keep their own.
+    fn groups(&self, pod: &core::Pod, mount: &Mount) -> Option<(u32, Option<u32>)> {
+        let wanted = pod.spec.as_ref()?.security_context.as_ref()?.fs_group?;
+        let tree = self.trees.get(&mount.tree).filter(|_| mount.tree.starts_with("vol-") && !mount.read_only)?;
+        let found = tree.root_group.filter(|root| tree.files_group == Some(*root));
+        Some((u32::try_from(wanted).ok()?, found))
     }
 
     /// What is mounted for a pod's volume.
@@ -339,11 +419,17 @@ impl World {
         if volume.empty_dir.is_some() {
             return Some(Mount { tree: format!("emptydir/{uid}/{name}"), root: "/".into(), read_only: false });
         }
+        let pv = self.pv_of(pod, name)?;
+        node.mounts.get(&node.layout.pod_mount(uid, &pv)).cloned()
+    }
+
+    /// The PersistentVolume of a pod's volume.
+    fn pv_of(&self, pod: &core::Pod, name: &str) -> Option<String> {
+        let volume = pod.spec.as_ref()?.volumes.iter().flatten().find(|volume| volume.name == name)?;
         let claim = model_kube::controllers::claim_of(pod, volume)?;
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
         let claim = self.store.get::<core::PersistentVolumeClaim>(namespace, &claim)?;
-        let pv = claim.spec.as_ref()?.volume_name.as_deref()?;
-        node.mounts.get(&node.layout.pod_mount(uid, pv)).cloned()
+        claim.spec.as_ref()?.volume_name.clone()
     }
 
     /// A container's program comes round: its line is written, or its sleep is over.
@@ -389,60 +475,11 @@ impl World {
             }
         }
     }
-
-    /// `exec` of a command that only looks at files.
-    pub(super) fn look(&mut self, namespace: &str, pod: &str, container: Option<&str>, command: &[String]) -> Result<Output, EngineError> {
-        let refused = |reason: &str, message: String| EngineError::Kubernetes { reason: reason.into(), message };
-        let object = self.store.get::<core::Pod>(namespace, pod).ok_or_else(|| refused("NotFound", format!("pods \"{pod}\" not found")))?;
-        let uid = PodUid::from(object.metadata.uid.as_deref().unwrap_or_default());
-        let spec = object.spec.as_ref();
-        let first = spec.and_then(|spec| spec.containers.first()).map(|container| container.name.clone()).unwrap_or_default();
-        let name = container.map_or(first, str::to_owned);
-        let node_name = spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default();
-        if node_name.is_empty() {
-            return Err(refused("BadRequest", format!("pod {pod} does not have a host assigned")));
-        }
-        let look = Look::parse(command).map_err(EngineError::Unsupported)?;
-        let node = self.numbers.get(&node_name).map(|number| &self.nodes[*number]);
-        let process = node.and_then(|node| node.containers.get(&(uid, name.clone())));
-        let process =
-            process.ok_or_else(|| refused("InternalError", format!("unable to upgrade connection: container not found (\"{name}\")")))?;
-        let (tree, path) = match process.place(look.path()) {
-            Some((mount, path)) => (self.trees.get(&mount.tree), path),
-            None => (Some(&process.own), look.path().to_owned()),
-        };
-        let program = &command[0];
-        let absent = Output {
-            stdout: String::new(),
-            stderr: match program.as_str() {
-                "head" | "tail" => format!("{program}: cannot open '{}' for reading: No such file or directory\n", look.path()),
-                "ls" => format!("ls: cannot access '{}': No such file or directory\n", look.path()),
-                _ => format!("{program}: {}: No such file or directory\n", look.path()),
-            },
-            exit_code: if program == "ls" { 2 } else { 1 },
-        };
-        let lines = |lines: &[&str]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-        let stdout = match (&look, tree) {
-            (_, None) => return Ok(absent),
-            (Look::List(_), Some(tree)) if tree.has_directory(&path) => lines(&tree.names(&path)),
-            (Look::List(_), Some(_)) => return Ok(absent),
-            (_, Some(tree)) => {
-                let Some(text) = tree.read(&path) else { return Ok(absent) };
-                let all: Vec<&str> = text.lines().collect();
-                match look {
-                    Look::Head(n, _) => lines(&all[..n.min(all.len())]),
-                    Look::Tail(n, _) => lines(&all[all.len().saturating_sub(n)..]),
-                    Look::Cat(_) | Look::List(_) => text.to_owned(),
-                }
-            }
-        };
-        Ok(Output { stdout, stderr: String::new(), exit_code: 0 })
-    }
 }
 
 impl Process {
     /// The mount that a path in the container leads to, and the path in its tree; none: the container's own file system.
-    fn place(&self, path: &str) -> Option<(&Mount, String)> {
+    pub(super) fn place(&self, path: &str) -> Option<(&Mount, String)> {
         let path = files::clean(path);
         self.mounts.iter().find_map(|(at, mount)| {
             let rest = path.strip_prefix(at.as_str())?;

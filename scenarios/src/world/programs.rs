@@ -1,4 +1,5 @@
-//! The few commands that run in virtual time: the exercises' loop, and looking at files. Everything else says that it needs real devices.
+//! The few commands that run in virtual time: the exercises' loop, looking at files, writing a line. Everything else says that it needs
+//! real devices.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ pub(super) enum Program {
 fn only_live(what: &str) -> String {
     format!(
         "`{what}` runs only with --live; in virtual time a container runs `while true; do echo $(date -u) >> FILE; sleep N; done` or `sleep N`, \
-         and exec runs cat, head, tail and ls"
+         and exec runs cat, head, tail, ls, `findmnt -no FSTYPE DIR`, `rm -r DIR` and `sh -c 'echo WORDS > FILE'`"
     )
 }
 
@@ -50,19 +51,32 @@ impl Program {
         let mut statements = body.split(';').map(str::trim).filter(|statement| !statement.is_empty());
         let file = statements.next()?.strip_prefix("echo $(date -u) >>")?.trim();
         let Self::Sleep(Some(every)) = Self::parse(&statements.next()?.split_whitespace().collect::<Vec<_>>())? else { return None };
-        let plain = file.starts_with('/') && file.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
         // A loop that never sleeps would never let time pass.
-        (statements.next().is_none() && plain && !every.is_zero()).then(|| Self::Append { file: file.to_owned(), every })
+        (statements.next().is_none() && is_plain(file) && !every.is_zero()).then(|| Self::Append { file: file.to_owned(), every })
     }
 }
 
-/// A command that looks at files.
+/// A command of `exec`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Look {
     Cat(String),
     Head(usize, String),
     Tail(usize, String),
     List(String),
+    /// The type of the file system at a path.
+    FileSystem(String),
+    /// `sh -c "echo WORDS > FILE"`, or `>>`.
+    Write {
+        file: String,
+        line: String,
+        append: bool,
+    },
+    /// `rm -r DIR`
+    Remove(String),
+}
+
+fn is_plain(path: &str) -> bool {
+    path.starts_with('/') && path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c))
 }
 
 impl Look {
@@ -78,14 +92,31 @@ impl Look {
             ["head", n, file] => n.strip_prefix("-n").or(n.strip_prefix('-')).and_then(count).map(|n| Self::Head(n, (*file).into())),
             ["tail", n, file] => n.strip_prefix("-n").or(n.strip_prefix('-')).and_then(count).map(|n| Self::Tail(n, (*file).into())),
             ["ls", directory] | ["ls", "-1", directory] => Some(Self::List((*directory).into())),
+            ["findmnt", "-no", "FSTYPE", directory] => Some(Self::FileSystem((*directory).into())),
+            ["rm", "-r", directory] => Some(Self::Remove((*directory).into())),
+            ["sh" | "/bin/sh", "-c", script] => Self::write(script),
             _ => None,
         };
         look.ok_or_else(|| only_live(&words.join(" ")))
     }
 
+    fn write(script: &str) -> Option<Self> {
+        let (words, file) = script.strip_prefix("echo ")?.split_once('>')?;
+        let (append, file) = file.strip_prefix('>').map_or((false, file), |file| (true, file));
+        let (words, file) = (words.trim(), file.trim());
+        let line = words.chars().all(|c| c.is_ascii_alphanumeric() || " ._-".contains(c)).then(|| format!("{words}\n"))?;
+        is_plain(file).then(|| Self::Write { file: file.into(), line, append })
+    }
+
     pub(super) fn path(&self) -> &str {
         match self {
-            Self::Cat(path) | Self::Head(_, path) | Self::Tail(_, path) | Self::List(path) => path,
+            Self::Cat(path)
+            | Self::Head(_, path)
+            | Self::Tail(_, path)
+            | Self::List(path)
+            | Self::FileSystem(path)
+            | Self::Remove(path) => path,
+            Self::Write { file, .. } => file,
         }
     }
 }
@@ -129,5 +160,17 @@ mod tests {
         assert_eq!(look("head -n 3 /f"), Ok(Look::Head(3, "/f".into())));
         assert_eq!(look("tail -1 /f"), Ok(Look::Tail(1, "/f".into())));
         assert_eq!(look("ls /d"), Ok(Look::List("/d".into())));
+        assert_eq!(look("findmnt -no FSTYPE /d"), Ok(Look::FileSystem("/d".into())));
+    }
+
+    #[test]
+    fn a_line_is_written() {
+        let script = |script: &str| Look::parse(&["sh".into(), "-c".into(), script.into()]);
+        let write = |line: &str, append| Ok(Look::Write { file: "/d/f".into(), line: line.into(), append });
+        assert_eq!(script("echo 123 > /d/f"), write("123\n", false));
+        assert_eq!(script("echo one two >> /d/f"), write("one two\n", true));
+        for other in ["echo $HOME > /d/f", "echo a > /d/f; rm /x", "echo a", "cat /x > /d/f"] {
+            assert!(script(other).unwrap_err().contains("runs only with --live"), "{other}");
+        }
     }
 }

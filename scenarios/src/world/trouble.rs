@@ -245,6 +245,10 @@ impl World {
                     self.clock.after(*duration, Event::Release(number, volume.clone()));
                 }
             }
+            Trouble::ManyFiles { volume, count } => match self.trees.get_mut(volume) {
+                Some(tree) => tree.many = *count,
+                None => return Err(EngineError::Unsupported(format!("there is no volume `{volume}`"))),
+            },
             Trouble::Clear {} => self.clear(),
         }
         Ok(())
@@ -386,7 +390,7 @@ impl World {
         self.trace_actor(actor, "starts", "up");
         match actor {
             Actor::Controller(number) => {
-                if let Some(fresh) = super::actors::all().into_iter().nth(number) {
+                if let Some(fresh) = super::actors::all(&self.fixes).into_iter().nth(number) {
                     let controller = &mut self.controllers[number];
                     controller.machine = fresh.machine;
                     controller.up = true;

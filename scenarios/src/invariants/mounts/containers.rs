@@ -11,7 +11,7 @@ use super::super::watch::Log;
 use super::Mounts;
 
 impl Mounts {
-    /// S8 and S2.
+    /// S8, S27 and S2.
     #[allow(clippy::too_many_arguments)] // the fields of one event
     pub(in super::super) fn started(
         &mut self,
@@ -31,6 +31,17 @@ impl Mounts {
                     format!(
                         "container {container} of pod {pod} on {node} started with {found} where {wanted} ought to be (volume {})",
                         used.name
+                    )
+                });
+            }
+        }
+        for used in volumes {
+            if let Some((wanted, found)) = used.groups.filter(|(wanted, found)| *found != Some(*wanted)) {
+                log.say(at, Rule::S27, || {
+                    let found = found.map_or("not all one group".to_owned(), |found| format!("the group {found}"));
+                    let volume = used.mounted.as_deref().unwrap_or_default();
+                    format!(
+                        "container {container} of pod {pod} on {node} started with fsGroup {wanted}, and the files of {volume} have {found}"
                     )
                 });
             }

@@ -287,12 +287,22 @@ impl History {
 
     /// A pod's container starts and finds this where the volume `wanted` ought to be.
     pub fn runs(&mut self, node: &str, pod: &str, wanted: &str, mounted: Option<&str>) -> &mut Self {
+        self.starts(node, pod, wanted, mounted, None)
+    }
+
+    /// A pod's container starts, and its volume's files have these groups.
+    pub fn starts_with_groups(&mut self, node: &str, pod: &str, volume: &str, groups: Option<(u32, Option<u32>)>) -> &mut Self {
+        self.starts(node, pod, volume, Some(volume), groups)
+    }
+
+    fn starts(&mut self, node: &str, pod: &str, wanted: &str, mounted: Option<&str>, groups: Option<(u32, Option<u32>)>) -> &mut Self {
         let used = Used {
             name: "data".into(),
             claim: Some("d/c".into()),
             wanted: Some(wanted.into()),
             mounted: mounted.map(str::to_owned),
             read_only: false,
+            groups,
         };
         self.see(Seen::Started { node, pod: &format!("uid-{pod}"), container: "app", volumes: &[used] });
         self

@@ -44,6 +44,16 @@ pub const PAIRS: &[Pair] = &[
         },
     },
     Pair {
+        invariant: "fs-group",
+        what: "incident 33, #89776: a container starts after a walk over its files that was cut short",
+        bad: |h| {
+            h.starts_with_groups("n1", "p1", "vol", Some((1000, None)));
+        },
+        near: |h| {
+            h.starts_with_groups("n1", "p1", "vol", Some((1000, Some(1000)))).starts_with_groups("n1", "p2", "vol", None);
+        },
+    },
+    Pair {
         invariant: "rwop-one-pod",
         what: "#124244: two pods on one node",
         bad: |h| {

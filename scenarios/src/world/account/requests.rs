@@ -44,6 +44,7 @@ pub(super) struct Describe {
     #[serde(
         default,
         alias = "VolumeIds",
+        alias = "SnapshotIds",
         alias = "InstanceIds",
         alias = "VpcIds",
         alias = "SubnetIds",
@@ -153,4 +154,66 @@ pub(super) struct VolumeId {
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub(super) struct GroupId {
     pub group_id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub(super) struct ModifyVolume {
+    pub volume_id: String,
+    pub size: Option<u32>,
+    pub volume_type: Option<String>,
+    pub iops: Option<u32>,
+    pub throughput: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub(super) struct CreateSnapshot {
+    pub volume_id: String,
+    #[serde(default)]
+    pub description: String,
+    #[serde(default)]
+    pub tag_specifications: Vec<TagSpecification>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub(super) struct SnapshotId {
+    pub snapshot_id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub(super) struct CreateAccessPoint {
+    pub client_token: String,
+    pub file_system_id: String,
+    pub posix_user: Option<User>,
+    #[serde(default)]
+    pub root_directory: RootDirectory,
+    #[serde(default)]
+    pub tags: Vec<Tag>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub(super) struct User {
+    pub uid: u32,
+    pub gid: u32,
+    #[serde(default)]
+    pub secondary_gids: Vec<u32>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub(super) struct RootDirectory {
+    pub path: Option<String>,
+    pub creation_info: Option<CreationInfo>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub(super) struct CreationInfo {
+    pub owner_uid: u32,
+    pub owner_gid: u32,
+    pub permissions: String,
 }
