@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn the_live_world_has_the_nodes_of_each_live_scenario() {
         let world: model_aws::world::World = serde_yaml::from_str(LIVE_WORLD).unwrap();
-        for scenario in load_all("library").unwrap().iter().filter(|scenario| scenario.plays_in(EngineName::Live)) {
+        for (_, scenario) in load_all("library").unwrap().iter().filter(|(_, scenario)| scenario.plays_in(EngineName::Live)) {
             let nodes: Vec<_> = scenario.spec.world.iter().flat_map(|world| &world.nodes).collect();
             for node in &nodes {
                 let wanted = nodes.iter().filter(|other| other.zone == node.zone).count();
