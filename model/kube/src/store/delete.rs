@@ -51,6 +51,11 @@ fn grace_of(object: &Object, asked: Option<i64>) -> i64 {
     if grace < 0 { 1 } else { grace }
 }
 
+/// Whether an object is going, after its dependents.
+pub(super) fn waits(object: &Object) -> bool {
+    object.metadata().deletion_timestamp.is_some() && object.metadata().finalizers.iter().flatten().any(|finalizer| finalizer == FOREGROUND)
+}
+
 impl Store {
     pub(super) fn delete(
         &mut self,
@@ -172,25 +177,56 @@ impl Store {
         Some(last)
     }
 
-    /// Deletes an object that no living owner keeps; else drops its references to the gone ones.
+    /// What a change of an object's owners leaves to do: an owner that is no longer blocked goes, and so does the object with its last owner.
+    pub(super) fn owners_changed(&mut self, key: &Key, before: &Object, now: &Object) {
+        let (before, now) = (&before.metadata().owner_references, &now.metadata().owner_references);
+        if before == now {
+            return;
+        }
+        let blocks = |uid: &str| now.iter().flatten().any(|owner| owner.uid == uid && owner.block_owner_deletion == Some(true));
+        let freed = before.iter().flatten().filter(|owner| !blocks(&owner.uid)).map(|owner| Chore::Release(owner.uid.clone()));
+        self.chores.extend(freed);
+        self.chores.push_back(Chore::Collect(key.clone()));
+    }
+
+    /// Whether an owner is there, and whether it is there only until its dependents are gone.
+    fn owner(&self, uid: &str) -> Option<bool> {
+        self.index.key_of(uid).and_then(|key| self.objects.get(key)).map(waits)
+    }
+
+    /// Deletes an object that no living owner keeps; else drops its references to those that do not keep it (`attemptToDeleteItem`).
     fn collect(&mut self, at: Timestamp, key: &Key, out: &mut Vec<Effect>) {
         let Some(object) = self.objects.get(key).cloned() else { return };
         let owners = object.metadata().owner_references.as_deref().unwrap_or_default();
-        let lives = |uid: &str| {
-            let owner = self.index.key_of(uid).and_then(|key| self.objects.get(key));
-            owner.is_some_and(|owner| !owner.metadata().finalizers.iter().flatten().any(|finalizer| finalizer == FOREGROUND))
-        };
-        let living: Vec<_> = owners.iter().filter(|owner| lives(&owner.uid)).cloned().collect();
-        if living.is_empty() {
-            self.begin_delete(at, object, None, Propagation::Background, out);
-        } else if living.len() < owners.len() {
+        let living: Vec<_> = owners.iter().filter(|owner| self.owner(&owner.uid) == Some(false)).cloned().collect();
+        if owners.is_empty() || living.len() == owners.len() {
+            return;
+        }
+        if !living.is_empty() {
             let mut next = object.clone();
             next.metadata_mut().owner_references = Some(living);
             self.put(next, out);
+            return;
         }
+        let is_waited_for = owners.iter().any(|owner| self.owner(&owner.uid) == Some(true));
+        if !is_waited_for || object.metadata().deletion_timestamp.is_some() {
+            self.begin_delete(at, object, None, Propagation::Background, out);
+            return;
+        }
+        // Its owner waits, so it waits for its own dependents. Where one of those waits already the owners form a circle, and it blocks no
+        // longer, so that the circle opens here.
+        let circle = self.index.dependents(object.uid()).any(|key| self.objects.get(key).is_some_and(waits));
+        let mut next = object;
+        if circle {
+            for owner in next.metadata_mut().owner_references.iter_mut().flatten() {
+                owner.block_owner_deletion = Some(false);
+            }
+            next = self.put(next, out);
+        }
+        self.begin_delete(at, next, None, Propagation::Foreground, out);
     }
 
-    fn blocking_dependents<'a>(&'a self, uid: &'a str) -> impl Iterator<Item = &'a Key> {
+    pub(super) fn blocking_dependents<'a>(&'a self, uid: &'a str) -> impl Iterator<Item = &'a Key> {
         self.index.dependents(uid).filter(move |key| {
             self.objects.get(key).is_some_and(|object| {
                 object
@@ -206,8 +242,7 @@ impl Store {
     fn release_owner(&mut self, uid: &str, out: &mut Vec<Effect>) {
         let Some(key) = self.index.key_of(uid).cloned() else { return };
         let Some(owner) = self.objects.get(&key).cloned() else { return };
-        let waits = owner.metadata().finalizers.iter().flatten().any(|finalizer| finalizer == FOREGROUND);
-        if !waits || self.blocking_dependents(uid).next().is_some() {
+        if !waits(&owner) || self.blocking_dependents(uid).next().is_some() {
             return;
         }
         let mut next = owner;

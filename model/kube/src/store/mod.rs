@@ -188,6 +188,7 @@ impl Store {
         let previous = self.objects.insert(key.clone(), object.clone());
         if let Some(previous) = &previous {
             self.index.drop(&key, previous);
+            self.owners_changed(&key, previous, &object);
         }
         self.index.add(&key, &object);
         self.dirty.insert(key);

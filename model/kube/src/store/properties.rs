@@ -122,6 +122,8 @@ proptest! {
                     let held = metadata.finalizers.iter().flatten().next().is_some();
                     let grace = metadata.deletion_grace_period_seconds.unwrap_or(0) > 0;
                     prop_assert!(held || grace || matches!(object, Object::Namespace(_)), "{:?} should be gone", object.key());
+                    let blocked = store.blocking_dependents(object.uid()).next().is_some();
+                    prop_assert!(blocked || !delete::waits(object), "{:?} waits for nothing", object.key());
                 }
                 if let Some(namespace) = metadata.namespace.as_deref() {
                     prop_assert!(store.object(&Key::new(Kind::Namespace, "", namespace)).is_some());

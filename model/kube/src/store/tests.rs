@@ -184,6 +184,59 @@ fn what_a_pod_owns_goes_with_it() {
     assert!(store.object(&owner.key()).is_none());
 }
 
+/// `owner` ← `middle` ← `leaf`, each blocking; the leaf is held by a finalizer as a pod is by its grace.
+fn chain(store: &mut Store) -> [Object; 3] {
+    let map = |name: &str, owner: Option<&Object>| {
+        let owners = owner.map(|owner| json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": owner.metadata().name, "uid": owner.uid(), "blockOwnerDeletion": true}]));
+        object(Kind::ConfigMap, json!({"metadata": {"name": name, "namespace": "default", "ownerReferences": owners}}))
+    };
+    let (owner, _) = ok(store, Write::create(map("owner", None)));
+    let (middle, _) = ok(store, Write::create(map("middle", Some(&owner))));
+    let mut leaf = map("leaf", Some(&middle));
+    leaf.metadata_mut().finalizers = Some(vec!["x.y/z".into()]);
+    let (leaf, _) = ok(store, Write::create(leaf));
+    [owner, middle, leaf]
+}
+
+fn in_foreground(object: &Object) -> Write {
+    Write::Delete { key: object.key(), uid: None, resource_version: None, grace_seconds: None, propagation: Propagation::Foreground }
+}
+
+#[test]
+fn who_goes_last_waits_for_all_below() {
+    let mut store = store();
+    let [owner, middle, leaf] = chain(&mut store);
+    assert_eq!(ok(&mut store, in_foreground(&owner)).1, Outcome::Deleting);
+    for held in [&owner, &middle] {
+        let found = store.object(&held.key()).expect("it waits for the leaf");
+        assert_eq!(found.metadata().finalizers.as_deref(), Some(&["foregroundDeletion".to_owned()][..]));
+    }
+    ok(&mut store, Write::merge(leaf.key(), json!({"metadata": {"finalizers": null}})));
+    assert!([&owner, &middle, &leaf].iter().all(|object| store.object(&object.key()).is_none()));
+}
+
+#[test]
+fn an_owner_that_is_no_longer_owned_by_its_dependent_goes() {
+    let mut store = store();
+    let [owner, middle, leaf] = chain(&mut store);
+    ok(&mut store, in_foreground(&owner));
+    ok(&mut store, Write::merge(leaf.key(), json!({"metadata": {"ownerReferences": null}})));
+    assert!([&owner, &middle].iter().all(|object| store.object(&object.key()).is_none()));
+    assert!(store.object(&leaf.key()).is_some(), "it is being deleted, and held");
+}
+
+#[test]
+fn owners_in_a_circle_go_all_the_same() {
+    let mut store = store();
+    let [owner, middle, leaf] = chain(&mut store);
+    let closing = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "leaf", "uid": leaf.uid(), "blockOwnerDeletion": true}]);
+    ok(&mut store, Write::merge(owner.key(), json!({"metadata": {"ownerReferences": closing}})));
+    ok(&mut store, in_foreground(&owner));
+    ok(&mut store, Write::merge(leaf.key(), json!({"metadata": {"finalizers": null}})));
+    let left: Vec<_> = [&owner, &middle, &leaf].into_iter().filter(|object| store.object(&object.key()).is_some()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 #[test]
 fn a_deleted_namespace_empties() {
     let mut store = store();
