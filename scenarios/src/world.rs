@@ -163,6 +163,17 @@ enum Event {
         call: u64,
         key: Key,
     },
+    List {
+        from: Caller,
+        call: u64,
+        kind: Kind,
+        namespace: String,
+    },
+    Listed {
+        to: Caller,
+        call: u64,
+        objects: Vec<Object>,
+    },
     /// The answer reaches the controller.
     Written {
         to: Caller,
@@ -238,7 +249,7 @@ impl Event {
         Some(match self {
             Self::Fired(Timer::Controller(number, _)) => Actor::Controller(*number),
             Self::Watch(Watcher::Controller(number), _) => Actor::Controller(*number),
-            Self::Written { to, .. } | Self::Returned { to, .. } => Actor::Controller(to.number),
+            Self::Written { to, .. } | Self::Listed { to, .. } | Self::Returned { to, .. } => Actor::Controller(to.number),
             Self::Fired(Timer::Driver(which, _)) | Self::Call { which, .. } | Self::Answer { which, .. } => Actor::Driver(*which),
             Self::Fired(Timer::Volume(number, _) | Timer::Pod(number, ..)) => Actor::Kubelet(*number),
             Self::Watch(Watcher::Node(number), _)
@@ -416,6 +427,13 @@ impl World {
                 let result = self.store.object(&key).cloned().ok_or_else(|| ApiError::not_found(&key.kind, &key.name));
                 self.soon(Part::Write, Event::Written { to: from, call, result: Box::new(result) });
             }
+            Event::List { from, call, kind, namespace } => {
+                let objects = self.store.range(&kind, &namespace, "").map(|(_, object)| object.clone()).collect();
+                self.soon(Part::Write, Event::Listed { to: from, call, objects });
+            }
+            Event::Listed { to, call, objects } if self.lives(to) => {
+                self.controller(to.number, &kube::Input::Listed { call, result: Ok(objects) });
+            }
             Event::Written { to, call, result } if self.lives(to) => {
                 if let Err(error) = &*result {
                     self.trace_refusal(to.number, error);
@@ -426,7 +444,7 @@ impl World {
                 self.controller(to.number, &kube::Input::Csi { call, result: *result });
             }
             // Who asked is no more.
-            Event::Written { .. } | Event::Returned { .. } => {}
+            Event::Written { .. } | Event::Listed { .. } | Event::Returned { .. } => {}
             Event::Tell(write) => drop(self.commit(&write)),
             Event::Call { which, id, request } => self.driver(which, &driver::Input::Call { id, request: *request }),
             Event::Cloud { which, id, call, met } => self.cloud_arrived(which, id, call, met),

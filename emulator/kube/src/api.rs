@@ -164,6 +164,10 @@ impl crate::controllers::Backend for Api {
         self.read(|store| store.object(key).cloned())
     }
 
+    async fn list_in(&self, kind: &Kind, namespace: &str) -> Vec<Object> {
+        self.read(|store| store.range(kind, namespace, "").map(|(_, object)| object.clone()).collect())
+    }
+
     async fn list(&self, kinds: &[Kind]) -> (u64, Vec<Object>) {
         self.read(|store| {
             let objects = kinds.iter().flat_map(|kind| store.all(kind)).map(|(_, object)| object.clone()).collect();

@@ -6,7 +6,7 @@
 //! conflict or a restart needs no code of its own: the next sync sees what is there.
 //!
 //! ```text
-//!   Changed, Written, Csi, Fired ──▶ cache, marks ──▶ sync(item) ──▶ Write | Get | Csi | Arm | Record
+//!   Changed, Written, Listed, Csi, Fired ──▶ cache, marks ──▶ sync(item) ──▶ Write | Get | List | Csi | Arm | Record
 //!                                        ▲                              │ one in flight an item and a target
 //!                                        └──────────── answer ──────────┘
 //! ```
@@ -18,7 +18,7 @@ use model_common::csi;
 use serde::{Deserialize, Serialize};
 
 use crate::events::EventRecord;
-use crate::object::{Change, Key, Object};
+use crate::object::{Change, Key, Kind, Object};
 use crate::write::{ApiError, Write};
 
 mod cache;
@@ -37,6 +37,8 @@ pub enum Input {
     Changed(Change),
     /// The answer to [`Effect::Write`] and [`Effect::Get`].
     Written { call: u64, result: Result<Object, ApiError> },
+    /// The answer to [`Effect::List`].
+    Listed { call: u64, result: Result<Vec<Object>, ApiError> },
     /// The answer to [`Effect::Csi`].
     Csi { call: u64, result: Result<csi::ControllerReply, csi::Error> },
     /// A timer that was armed has run out.
@@ -55,6 +57,12 @@ pub enum Effect {
     Get {
         call: u64,
         key: Key,
+    },
+    /// A linearizable read of all objects of a kind in a namespace; answered by [`Input::Listed`].
+    List {
+        call: u64,
+        kind: Kind,
+        namespace: String,
     },
     /// A call to the controller service of a driver; answered by [`Input::Csi`].
     Csi {

@@ -45,6 +45,11 @@ fn commit(store: &mut Store, now: Timestamp, write: &Write) -> Result<Object, Ap
     reply.ok_or_else(|| ApiError::internal("no reply"))
 }
 
+/// A live list of the store.
+fn list(store: &Store, kind: &Kind, namespace: &str) -> Vec<Object> {
+    store.range(kind, namespace, "").map(|(_, object)| object.clone()).collect()
+}
+
 pub struct World {
     pub store: Store,
     pub now: Timestamp,
@@ -229,6 +234,7 @@ impl World {
                 let found = self.store.object(&key).cloned();
                 Input::Written { call, result: found.ok_or_else(|| ApiError::not_found(&key.kind, &key.name)) }
             }
+            Effect::List { call, kind, namespace } => Input::Listed { call, result: Ok(list(&self.store, &kind, &namespace)) },
             Effect::Csi { call, request, .. } => {
                 self.calls.push(request.clone());
                 let result = if self.fault() {

@@ -84,6 +84,7 @@ impl World {
                     self.soon(Part::Write, Event::Write { from, call, write: Box::new(write) });
                 }
                 Effect::Get { call, key } => self.soon(Part::Write, Event::Get { from, call, key }),
+                Effect::List { call, kind, namespace } => self.soon(Part::Write, Event::List { from, call, kind, namespace }),
                 Effect::Csi { call, driver, request } => self.call_driver(from, call, &driver, request, timeout),
                 Effect::Arm(timer, span) => self.arm(Timer::Controller(number, timer), span),
                 Effect::Disarm(timer) => self.clock.disarm(&Timer::Controller(number, timer)),
@@ -150,6 +151,10 @@ fn tell_of(input: &Input, trail: &mut Trail) {
             if let Ok(object) = result {
                 trail.add(&object.metadata().resource_version);
             }
+        }
+        Input::Listed { call, result } => {
+            trail.add(call);
+            result.iter().flatten().for_each(|object| drop(trail.add(&object.metadata().resource_version)));
         }
         Input::Csi { call, result } => drop(trail.add(call).add(result)),
         Input::Fired(timer) => drop(trail.add(timer)),

@@ -12,6 +12,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// A linearizable read of one object.
     fn get(&self, key: &Key) -> impl Future<Output = Option<Object>> + Send;
 
+    /// A linearizable read of all objects of a kind in a namespace.
+    fn list_in(&self, kind: &Kind, namespace: &str) -> impl Future<Output = Vec<Object>> + Send;
+
     /// All objects of these kinds, and the version they are of.
     fn list(&self, kinds: &[Kind]) -> impl Future<Output = (u64, Vec<Object>)> + Send;
 

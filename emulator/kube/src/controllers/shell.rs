@@ -121,6 +121,13 @@ impl<B: Backend> Shell<B> {
                     let _ = answers.send(Input::Written { call, result });
                 });
             }
+            Effect::List { call, kind, namespace } => {
+                let (api, answers) = (self.api.clone(), self.answers.clone());
+                tokio::spawn(async move {
+                    let objects = api.list_in(&kind, &namespace).await;
+                    let _ = answers.send(Input::Listed { call, result: Ok(objects) });
+                });
+            }
             Effect::Csi { call, driver, request } => {
                 let (channel, answers, timeout) = (self.driver.clone(), self.answers.clone(), self.timeout);
                 tokio::spawn(async move {

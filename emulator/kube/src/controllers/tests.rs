@@ -87,6 +87,10 @@ impl Backend for TestApi {
         self.store.lock().unwrap().object(key).cloned()
     }
 
+    async fn list_in(&self, kind: &Kind, namespace: &str) -> Vec<Object> {
+        self.store.lock().unwrap().range(kind, namespace, "").map(|(_, object)| object.clone()).collect()
+    }
+
     async fn list(&self, kinds: &[Kind]) -> (u64, Vec<Object>) {
         let store = self.store.lock().unwrap();
         let objects = kinds.iter().flat_map(|kind| store.all(kind).map(|(_, object)| object.clone()).collect::<Vec<_>>()).collect();

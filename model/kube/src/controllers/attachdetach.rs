@@ -149,7 +149,7 @@ impl AttachDetach {
                 }
             }
             Input::Fired(fired) => self.fired(fired, out),
-            Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
+            Input::Csi { call, .. } | Input::Listed { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
         while let Some(item) = self.work.take() {
             match item.kind {

@@ -73,6 +73,7 @@ impl Attacher {
                     self.work.fail(&done.item, BACKOFF, out);
                 }
             }
+            Input::Listed { call, .. } => return Err(Reject::UnknownCall { call: *call }),
             Input::Csi { call, result } => {
                 let done = self.work.finish(*call)?;
                 self.answered(&done.item, result);

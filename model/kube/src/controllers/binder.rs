@@ -88,7 +88,7 @@ impl Binder {
                 out.push(Effect::Arm(resync(), RESYNC));
             }
             Input::Fired(timer) => self.work.retry(&timer.item),
-            Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
+            Input::Csi { call, .. } | Input::Listed { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
         while let Some(item) = self.work.take() {
             let before = (out.len(), self.spoke);

@@ -64,7 +64,7 @@ impl Deployments {
                 }
             }
             Input::Fired(fired) => self.core.work.retry(&fired.item),
-            Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
+            Input::Csi { call, .. } | Input::Listed { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
         while let Some(item) = self.core.work.take() {
             if item.kind == Kind::Deployment {

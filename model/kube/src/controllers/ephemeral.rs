@@ -41,7 +41,7 @@ impl Ephemeral {
                 self.work.answer(&mut self.cache, *call, result, Backoff::CONTROLLER, out)?;
             }
             Input::Fired(timer) => self.work.retry(&timer.item),
-            Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
+            Input::Csi { call, .. } | Input::Listed { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
         while let Some(item) = self.work.take() {
             if item.kind == Kind::Pod {

@@ -34,7 +34,9 @@ impl Expand {
                 }
             }
             Input::Fired(timer) => self.work.retry(&timer.item),
-            Input::Written { call, .. } | Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
+            Input::Written { call, .. } | Input::Csi { call, .. } | Input::Listed { call, .. } => {
+                return Err(Reject::UnknownCall { call: *call });
+            }
         }
         while let Some(item) = self.work.take() {
             let Some(claim) = self.cache.at::<PersistentVolumeClaim>(&item) else {

@@ -138,7 +138,7 @@ impl Jobs {
                     self.core.work.retry(&fired.item);
                 }
             }
-            Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
+            Input::Csi { call, .. } | Input::Listed { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
         while let Some(item) = self.core.work.take() {
             match item.kind {

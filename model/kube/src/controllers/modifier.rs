@@ -96,6 +96,7 @@ impl Modifier {
                 let backoff = self.backoff();
                 self.work.answer_part(&mut self.cache, *call, result, backoff, out)?;
             }
+            Input::Listed { call, .. } => return Err(Reject::UnknownCall { call: *call }),
             Input::Csi { call, result } => {
                 let done = self.work.finish(*call)?;
                 self.answered(&done.item, result);

@@ -93,7 +93,7 @@ impl NodeLifecycle {
                 }
                 _ => self.work.retry(&fired.item),
             },
-            Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
+            Input::Csi { call, .. } | Input::Listed { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
         while let Some(item) = self.work.take() {
             match item.kind {

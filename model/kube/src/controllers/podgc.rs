@@ -55,7 +55,7 @@ impl PodGc {
                 }
             }
             Input::Fired(fired) => self.work.retry(&fired.item),
-            Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
+            Input::Csi { call, .. } | Input::Listed { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
         while let Some(item) = self.work.take() {
             if item.kind == Kind::Pod {

@@ -1,5 +1,10 @@
 //! The protection controllers (§1.7): a claim that a scheduled pod uses, a volume that is bound, and a VolumeAttributesClass that a
 //! claim or a volume has, stay until they are not.
+//!
+//! A watch may be behind: before the finalizer of a claim goes, the pods of its namespace are listed from the API itself. A volume needs no
+//! such look, since what binds it is in its own status, and a write of an old one is refused.
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
@@ -30,6 +35,8 @@ fn protect<T: Typed>(work: &mut Queue, item: &Key, object: &T, finalizer: &str, 
 pub struct ClaimProtection {
     cache: Cache,
     work: Queue,
+    /// What a live list has just said of a claim: whether a pod uses it.
+    listed: BTreeMap<Key, bool>,
 }
 
 impl ClaimProtection {
@@ -51,6 +58,13 @@ impl ClaimProtection {
             Input::Written { call, result } => {
                 self.work.answer(&mut self.cache, *call, result, Backoff::CONTROLLER, out)?;
             }
+            Input::Listed { call, result } => {
+                let done = self.work.listed(*call, result, Backoff::CONTROLLER, out)?;
+                if let (Ok(pods), Some(claim)) = (result, self.cache.at::<PersistentVolumeClaim>(&done.item)) {
+                    let is_used = pods.iter().filter_map(Object::get::<Pod>).any(|pod| holds(pod, claim));
+                    self.listed.insert(done.item, is_used);
+                }
+            }
             Input::Fired(timer) => self.work.retry(&timer.item),
             Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
@@ -59,22 +73,35 @@ impl ClaimProtection {
                 self.work.forget(&item, out);
                 continue;
             };
-            let is_used = self.is_used(&claim);
+            let listed = self.listed.remove(&item);
+            let is_going = claim.metadata.deletion_timestamp.is_some() && has_finalizer(&claim.metadata, CLAIM_FINALIZER);
+            let mut is_used = self.is_used(&claim);
+            if is_going && !is_used {
+                let Some(found) = listed else {
+                    self.work.list(&item, Kind::Pod, namespace(&claim.metadata), out);
+                    continue;
+                };
+                // The watch is about to tell of such a pod, and then of its end.
+                is_used = found;
+            }
             protect(&mut self.work, &item, &*claim, CLAIM_FINALIZER, is_used, out);
         }
         Ok(())
     }
 
-    /// Whether a scheduled pod refers to it. A finished pod blocks an ordinary claim too, until the pod object is gone; the claim
-    /// that was made for a pod is free as soon as that pod has finished.
+    /// Whether a pod uses it as far as the watch shows.
     fn is_used(&self, claim: &PersistentVolumeClaim) -> bool {
         let address = format!("{}/{}", namespace(&claim.metadata), name(&claim.metadata));
-        self.cache.found::<Pod>(Index::PodsByClaim, &address).any(|pod| {
-            let owned = claim.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref());
-            let free = owned && is_finished(pod);
-            !node_of(pod).is_empty() && !free
-        })
+        self.cache.found::<Pod>(Index::PodsByClaim, &address).any(|pod| holds(pod, claim))
     }
+}
+
+/// Whether a pod of the claim's namespace is scheduled and refers to it. A finished pod blocks an ordinary claim too, until the pod object is
+/// gone; the claim that was made for a pod is free as soon as that pod has finished.
+fn holds(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
+    let owned = claim.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref());
+    let free = owned && is_finished(pod);
+    !node_of(pod).is_empty() && !free && claims_of(pod).any(|used| used == name(&claim.metadata))
 }
 
 /// `pv-protection-controller`.
@@ -96,7 +123,7 @@ impl VolumeProtection {
                 self.work.answer(&mut self.cache, *call, result, Backoff::CONTROLLER, out)?;
             }
             Input::Fired(timer) => self.work.retry(&timer.item),
-            Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
+            Input::Csi { call, .. } | Input::Listed { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
         while let Some(item) = self.work.take() {
             let Some(volume) = self.cache.at::<PersistentVolume>(&item).cloned() else {
@@ -138,7 +165,7 @@ impl AttributesProtection {
                 self.work.answer(&mut self.cache, *call, result, Backoff::CONTROLLER, out)?;
             }
             Input::Fired(timer) => self.work.retry(&timer.item),
-            Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
+            Input::Csi { call, .. } | Input::Listed { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
         while let Some(item) = self.work.take() {
             let Some(class) = self.cache.at::<VolumeAttributesClass>(&item).cloned() else {

@@ -104,6 +104,7 @@ impl Provisioner {
                 let done = self.work.answer(&mut self.cache, *call, result, backoff, out)?;
                 self.written(&done.item, result, out);
             }
+            Input::Listed { call, .. } => return Err(Reject::UnknownCall { call: *call }),
             Input::Csi { call, result } => {
                 let done = self.work.finish(*call)?;
                 match done.item.kind {

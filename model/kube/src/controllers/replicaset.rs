@@ -38,7 +38,7 @@ impl ReplicaSets {
                 self.tell(&done, result, out);
             }
             Input::Fired(fired) => self.core.fired::<ReplicaSet>(fired),
-            Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
+            Input::Csi { call, .. } | Input::Listed { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
         while let Some(item) = self.core.work.take() {
             if item.kind == Kind::ReplicaSet {

@@ -72,7 +72,7 @@ impl SnapshotController {
                 self.refused(&done.item, result, out);
             }
             Input::Fired(timer) => self.work.retry(&timer.item),
-            Input::Csi { call, .. } => return Err(Reject::UnknownCall { call: *call }),
+            Input::Csi { call, .. } | Input::Listed { call, .. } => return Err(Reject::UnknownCall { call: *call }),
         }
         while let Some(item) = self.work.take() {
             if item.kind == snapshots::snapshots() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use model_common::csi;
 
 use super::{Cache, Effect, Purpose, Reject, Timer};
-use crate::object::{Key, Object};
+use crate::object::{Key, Kind, Object};
 use crate::write::{ApiError, Write};
 
 /// How long to wait after the n-th failure in a row: `first · 2ⁿ⁻¹`, at most `longest`.
@@ -160,6 +160,28 @@ impl Queue {
         let Some(call) = self.start(item, &key, What::Read) else { return false };
         out.push(Effect::Get { call, key });
         true
+    }
+
+    /// Starts a live list of a kind in a namespace.
+    pub fn list(&mut self, item: &Key, kind: Kind, namespace: &str, out: &mut Vec<Effect>) {
+        if let Some(call) = self.start(item, item, What::Read) {
+            out.push(Effect::List { call, kind, namespace: namespace.to_owned() });
+        }
+    }
+
+    /// Takes in the answer of a list; after a failure the item waits.
+    pub fn listed(
+        &mut self,
+        call: u64,
+        result: &Result<Vec<Object>, ApiError>,
+        backoff: Backoff,
+        out: &mut Vec<Effect>,
+    ) -> Result<Done, Reject> {
+        let done = self.finish(call)?;
+        if result.is_err() {
+            self.fail(&done.item, backoff, out);
+        }
+        Ok(done)
     }
 
     /// Starts a call to a driver.

@@ -104,6 +104,8 @@ pub struct Alone {
     pub told: Cache,
     /// What the last live read of an object showed.
     pub read: BTreeMap<Key, Option<Object>>,
+    /// What the last live list showed.
+    pub listed: Option<Vec<Object>>,
     /// The driver's volumes with their sizes.
     pub volumes: BTreeMap<String, u64>,
     /// Volumes and nodes as the driver has them.
@@ -128,6 +130,7 @@ impl Scene {
             fired: BTreeSet::new(),
             told: Cache::default(),
             read: BTreeMap::new(),
+            listed: None,
             volumes: BTreeMap::new(),
             attached: BTreeSet::new(),
             snapshots: super::snapshots::Snapshots::default(),
@@ -185,6 +188,9 @@ impl Scene {
                     }
                 };
                 alone.answered.push(call);
+                if let Input::Listed { result: Ok(objects), .. } = &answer {
+                    alone.listed = Some(objects.clone());
+                }
                 if let Input::Written { result, .. } = &answer {
                     if let Ok(object) = result {
                         alone.told.answered(object, matches!(effect, Effect::Write { write: Write::Delete { .. }, .. }));
@@ -206,8 +212,9 @@ impl Scene {
             Move::Stale(n) => {
                 if let Some(call) = (n % 2 == 0).then(|| alone.answered.get(n % alone.answered.len().max(1))).flatten() {
                     let before = format!("{:?}", alone.machine);
-                    let input = match n % 4 {
+                    let input = match n % 6 {
                         0 => Input::Written { call: *call, result: Err(ApiError::internal("late")) },
+                        4 => Input::Listed { call: *call, result: Ok(Vec::new()) },
                         _ => Input::Csi { call: *call, result: Ok(ControllerReply::DeleteVolume) },
                     };
                     let mut out = Vec::new();
@@ -243,6 +250,7 @@ impl Scene {
                 alone.armed.clear();
                 alone.fired.clear();
                 alone.read.clear();
+                alone.listed = None;
                 alone.told = Cache::default();
             }
         }
@@ -261,7 +269,7 @@ impl Scene {
             assert!(alone.booted || matches!(effect, Effect::Arm(..) | Effect::Disarm(_) | Effect::Record(_)), "acts before it is booted");
             (self.rule)(alone, &effect);
             match &effect {
-                Effect::Write { call, .. } | Effect::Get { call, .. } | Effect::Csi { call, .. } => {
+                Effect::Write { call, .. } | Effect::Get { call, .. } | Effect::List { call, .. } | Effect::Csi { call, .. } => {
                     let other = alone.flying.values().find(|(other, _)| target(other) == target(&effect));
                     assert!(other.is_none(), "two calls in flight for one object: {other:?} and {effect:?}");
                     assert!(!alone.flying.contains_key(call), "call {call} twice");
@@ -343,6 +351,7 @@ impl Alone {
                 let found = self.store.object(key).cloned();
                 Input::Written { call, result: found.ok_or_else(|| ApiError::not_found(&key.kind, &key.name)) }
             }
+            Effect::List { kind, namespace, .. } => Input::Listed { call, result: Ok(super::list(&self.store, kind, namespace)) },
             Effect::Csi { request, .. } => Input::Csi { call, result: self.drive(request) },
             Effect::Arm(..) | Effect::Disarm(_) | Effect::Record(_) => unreachable!("not a call"),
         }
@@ -414,6 +423,8 @@ fn target(effect: &Effect) -> String {
         }
         Effect::Write { write, .. } => format!("{:?} \"\"", write.key()),
         Effect::Get { key, .. } => format!("{key:?} \"\""),
+        // As many as there are claims may be under way: what they ask about is not theirs alone.
+        Effect::List { call, kind, namespace } => format!("list {call} {kind:?} {namespace}"),
         Effect::Csi { request, .. } => match request {
             ControllerCall::CreateVolume { name, .. } => format!("create {name}"),
             ControllerCall::ControllerPublishVolume { volume_id, node_id, .. }
@@ -430,6 +441,7 @@ fn target(effect: &Effect) -> String {
 fn lost(call: u64, effect: &Effect) -> Input {
     match effect {
         Effect::Csi { .. } => Input::Csi { call, result: Err(Error::new(Code::DeadlineExceeded, "lost")) },
+        Effect::List { .. } => Input::Listed { call, result: Err(ApiError::internal("lost")) },
         _ => Input::Written { call, result: Err(ApiError::internal("lost")) },
     }
 }
@@ -462,6 +474,7 @@ fn refusal(call: u64, effect: &Effect, which: usize) -> Input {
             };
             Input::Written { call, result: Err(error) }
         }
+        Effect::List { .. } => Input::Listed { call, result: Err(ApiError::internal("refused")) },
         _ => Input::Written { call, result: Err(ApiError::internal("refused")) },
     }
 }

@@ -1,5 +1,9 @@
-use crate::object::{Key, Kind};
-use crate::testing::{World, claim, class, pod, volume};
+use k8s_openapi::jiff::Timestamp;
+
+use super::{CLAIM_FINALIZER, ClaimProtection, has_finalizer};
+use crate::machine::{Effect, Input};
+use crate::object::{Change, Key, Kind};
+use crate::testing::{World, claim, class, object, pod, volume};
 use crate::write::Write;
 
 mod alone;
@@ -32,6 +36,37 @@ fn a_pod_without_a_node_holds_nothing() {
     world.delete(Kind::PersistentVolumeClaim, "default", "c");
     world.settle();
     assert!(world.store.object(&Key::new(Kind::PersistentVolumeClaim, "default", "c")).is_none());
+}
+
+/// The watch of pods is behind when the claim is deleted.
+#[test]
+fn a_pod_that_no_watch_has_shown_yet_holds_its_claim() {
+    let mut machine = ClaimProtection::default();
+    let mut store = World::new(4).store;
+    let mut out = Vec::new();
+    let mut going = claim("c", "", "ReadWriteOnce", "1Gi");
+    going["metadata"]["uid"] = "u".into();
+    going["metadata"]["finalizers"] = serde_json::json!([CLAIM_FINALIZER]);
+    going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    machine.step(&Input::Changed(Change::Added(object(going))), &mut out).unwrap();
+    machine.step(&Input::Booted, &mut out).unwrap();
+    let Some(Effect::List { call, kind: Kind::Pod, namespace }) = out.pop() else { panic!("no live list: {out:?}") };
+    assert_eq!(namespace, "default");
+    let mut late = pod("app", "c");
+    late["spec"]["nodeName"] = "node-a".into();
+    store.step(Timestamp::UNIX_EPOCH, &Write::create(object(late)), &mut Vec::new()).unwrap();
+    let pods = || store.range(&Kind::Pod, "default", "").map(|(_, pod)| pod.clone()).collect::<Vec<_>>();
+    machine.step(&Input::Listed { call, result: Ok(pods()) }, &mut out).unwrap();
+    assert_eq!(out, [], "the pod holds it");
+    machine.step(&Input::Changed(Change::Added(pods()[0].clone())), &mut out).unwrap();
+    assert_eq!(out, [], "and so it does when the watch has come");
+    machine.step(&Input::Changed(Change::Deleted(pods()[0].clone())), &mut out).unwrap();
+    let Some(Effect::List { call, .. }) = out.pop() else { panic!("no live list: {out:?}") };
+    machine.step(&Input::Listed { call, result: Ok(Vec::new()) }, &mut out).unwrap();
+    let Some(Effect::Write { write: Write::Update { object, .. }, .. }) = out.pop() else {
+        panic!("the claim is held for nothing: {out:?}")
+    };
+    assert!(!has_finalizer(object.metadata(), CLAIM_FINALIZER));
 }
 
 #[test]

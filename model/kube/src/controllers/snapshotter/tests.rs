@@ -54,7 +54,7 @@ fn rule(alone: &Alone, effect: &Effect) {
             }
         }
         Effect::Csi { request: ControllerCall::ListSnapshots { .. }, .. } => {}
-        Effect::Csi { .. } | Effect::Get { .. } | Effect::Write { .. } => panic!("{effect:?}"),
+        Effect::Csi { .. } | Effect::Get { .. } | Effect::List { .. } | Effect::Write { .. } => panic!("{effect:?}"),
         _ => {}
     }
 }

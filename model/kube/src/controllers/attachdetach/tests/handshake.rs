@@ -114,7 +114,7 @@ impl State {
                     self.retries.remove(&item);
                 }
                 // 6 m and 2 m never pass here: the nodes are healthy and nothing hangs.
-                Effect::Arm(..) | Effect::Disarm(_) | Effect::Record(_) | Effect::Csi { .. } => {}
+                Effect::Arm(..) | Effect::Disarm(_) | Effect::Record(_) | Effect::Csi { .. } | Effect::List { .. } => {}
                 Effect::Write { .. } | Effect::Get { .. } => self.effects.push(effect),
             }
         }

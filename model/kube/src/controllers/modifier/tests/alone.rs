@@ -27,7 +27,7 @@ fn rule(alone: &Alone, effect: &Effect) {
             let class = alone.told.get::<VolumeAttributesClass>("", target).unwrap();
             assert_eq!(class.parameters.as_ref().unwrap(), mutable_parameters);
         }
-        Effect::Csi { .. } | Effect::Get { .. } => panic!("{effect:?}"),
+        Effect::Csi { .. } | Effect::Get { .. } | Effect::List { .. } => panic!("{effect:?}"),
         Effect::Write { write: Write::Update { object: Object::PersistentVolumeClaim(claim), .. }, .. } => {
             let status = claim.status.as_ref().unwrap();
             let old = alone.told.get::<PersistentVolumeClaim>("default", "c").unwrap().status.clone().unwrap();

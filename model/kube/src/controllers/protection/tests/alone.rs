@@ -7,7 +7,7 @@ use serde_json::json;
 use super::super::{CLAIM_FINALIZER, ClaimProtection, VOLUME_FINALIZER, VolumeProtection};
 use crate::controllers::{Controller, claims_of, has_finalizer, node_of};
 use crate::machine::{Cache, Effect};
-use crate::object::Kind;
+use crate::object::{Kind, Object};
 use crate::testing::alone::{self, Alone, Scene, delete, gone, put};
 use crate::testing::{claim, pod, volume};
 use crate::write::Write;
@@ -18,8 +18,12 @@ fn on(pod: serde_json::Value, node: &str) -> serde_json::Value {
     pod
 }
 
+fn holds(pod: &Pod, claim: &str) -> bool {
+    !node_of(pod).is_empty() && claims_of(pod).any(|used| used == claim)
+}
+
 fn used(told: &Cache, claim: &str) -> bool {
-    told.list::<Pod>().any(|pod| !node_of(pod).is_empty() && claims_of(pod).any(|used| used == claim))
+    told.list::<Pod>().any(|pod| holds(pod, claim))
 }
 
 fn claims() -> Scene {
@@ -46,7 +50,10 @@ fn claims() -> Scene {
             let claim = object.get::<PersistentVolumeClaim>().unwrap();
             if !has_finalizer(&claim.metadata, CLAIM_FINALIZER) {
                 assert!(claim.metadata.deletion_timestamp.is_some(), "the claim is not going");
-                assert!(!used(&alone.told, claim.metadata.name.as_deref().unwrap()), "in use: {claim:?}");
+                let name = claim.metadata.name.as_deref().unwrap();
+                assert!(!used(&alone.told, name), "in use: {claim:?}");
+                let listed = alone.listed.as_ref().expect("it looked at the API itself");
+                assert!(!listed.iter().filter_map(Object::get::<Pod>).any(|pod| holds(pod, name)), "in use, as a list showed: {claim:?}");
             }
         },
         rest: |alone| {

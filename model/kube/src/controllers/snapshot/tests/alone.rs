@@ -45,7 +45,7 @@ fn rule(alone: &Alone, effect: &Effect) {
             assert!(snapshot.uid() == uid && snapshot.is_terminating(), "{snapshot:?}");
             assert!(content.is_to_be_deleted() && content.has_annotation(BEING_DELETED), "{content:?}");
         }
-        Effect::Csi { .. } | Effect::Get { .. } => panic!("{effect:?}"),
+        Effect::Csi { .. } | Effect::Get { .. } | Effect::List { .. } => panic!("{effect:?}"),
         _ => {}
     }
 }
