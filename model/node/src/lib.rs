@@ -3,6 +3,7 @@
 
 pub mod driver;
 pub mod kubelet;
+pub mod node_status;
 pub mod pending;
 pub mod pod;
 pub mod quantity;

@@ -1,24 +1,26 @@
 //! Who the node is: its Node object and its Lease (kube-api.md §7; kubernetes-storage-path.md §3.11, §7).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, NodeStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use model_node::node_status::{self, Reports};
 use serde_json::json;
 
 use super::drivers::Drivers;
-use super::{KubeletConfig, plugins};
+use super::{KubeletConfig, api_message, plugins};
 
 /// The Lease's duration; it is renewed each quarter of it.
 const LEASE_SECONDS: u64 = 40;
 
 /// Makes the Node object what it shall be and says that the node is ready. Retries until the API takes it; then keeps the
-/// lease and reports again every five minutes.
+/// lease, and the status as [`node_status`] says.
 pub async fn run(client: kube::Client, config: &KubeletConfig, drivers: &Drivers) {
     let mut wait = Duration::from_millis(100);
     while let Err(error) = register(&client, config).await {
-        tracing::debug!(error = super::api_message(&error), "the node is not registered yet");
+        tracing::debug!(error = api_message(&error), "the node is not registered yet");
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(Duration::from_secs(2));
     }
@@ -26,14 +28,7 @@ pub async fn run(client: kube::Client, config: &KubeletConfig, drivers: &Drivers
     let built_in = drivers.built_in(&config.drivers);
     let plugins = plugins::run(drivers, config.kubelet_dir.join("plugins_registry"));
     let lease = keep_lease(&client, config);
-    let status = async {
-        loop {
-            tokio::time::sleep(Duration::from_secs(300)).await;
-            if let Err(error) = report(&client, config).await {
-                tracing::debug!(error = super::api_message(&error), "the node's status was not written");
-            }
-        }
-    };
+    let status = keep_status(&client, config);
     tokio::join!(built_in, plugins, lease, status);
 }
 
@@ -70,17 +65,37 @@ async fn register(client: &kube::Client, config: &KubeletConfig) -> Result<(), k
     report(client, config).await
 }
 
-/// The node's status, without `volumesInUse`, which the volume manager writes.
-async fn report(client: &kube::Client, config: &KubeletConfig) -> Result<(), kube::Error> {
+/// Looks at the Node and writes its status when it is due, for ever.
+async fn keep_status(client: &kube::Client, config: &KubeletConfig) {
     let nodes = Api::<Node>::all(client.clone());
-    let current = nodes.get(&config.node_name).await?;
-    let before = current.status.and_then(|status| status.conditions).unwrap_or_default();
-    let now = super::now();
-    let condition = |kind: &str, status: &str, reason: &str, message: &str| {
-        let same = before.iter().find(|condition| condition.type_ == kind && condition.status == status);
-        let since = same.and_then(|condition| condition.last_transition_time.as_ref()).map_or(json!(now), |time| json!(time));
-        json!({"type": kind, "status": status, "reason": reason, "message": message, "lastHeartbeatTime": now, "lastTransitionTime": since})
-    };
+    let (mut reports, mut posted) = (Reports::default(), Instant::now());
+    loop {
+        tokio::time::sleep(node_status::LOOK + spread(node_status::LOOK_SPREAD)).await;
+        let result = async {
+            let shown = nodes.get(&config.node_name).await?.status.unwrap_or_default();
+            let is = status(config).map_err(kube::Error::SerdeError)?;
+            let conditions = shown.conditions.as_deref().unwrap_or_default();
+            let changed = node_status::conditions_differ(conditions) || node_status::identity_differs(&shown, &is);
+            if reports.look(changed, Some(posted.elapsed()), spread(node_status::REPORT)) {
+                report(client, config).await?;
+                posted = Instant::now();
+            }
+            Ok::<_, kube::Error>(())
+        };
+        if let Err(error) = result.await {
+            tracing::debug!(error = api_message(&error), "the node's status was not looked at or not written");
+        }
+    }
+}
+
+/// Some time below `width`; the clock's last digits are chance enough to keep nodes apart.
+fn spread(width: Duration) -> Duration {
+    let width = u64::try_from(width.as_millis()).unwrap_or(u64::MAX).max(1);
+    Duration::from_millis(u64::from(jiff::Timestamp::now().subsec_nanosecond().unsigned_abs()) / 1000 % width)
+}
+
+/// The node's status but for what changes with every write: its conditions, and `volumesInUse`, which the volume manager writes.
+fn status(config: &KubeletConfig) -> Result<NodeStatus, serde_json::Error> {
     let cpu = std::thread::available_parallelism().map_or(1, usize::from).to_string();
     let memory = std::fs::read_to_string("/proc/meminfo").ok();
     let memory = memory.as_deref().and_then(|text| text.lines().next()).and_then(|line| line.split_whitespace().nth(1)).unwrap_or("0");
@@ -88,16 +103,10 @@ async fn report(client: &kube::Client, config: &KubeletConfig) -> Result<(), kub
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    let status = json!({
+    serde_json::from_value(json!({
         "capacity": capacity, "allocatable": capacity,
         "addresses": [{"type": "InternalIP", "address": config.internal_ip}, {"type": "InternalDNS", "address": config.node_name},
                       {"type": "Hostname", "address": config.node_name}],
-        "conditions": [
-            condition("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-            condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-            condition("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-            condition("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
-        ],
         "nodeInfo": {
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "operatingSystem": "linux",
             "bootID": boot_id.trim(), "machineID": machine.trim(), "systemUUID": machine.trim(), "kernelVersion": release.trim(),
@@ -105,8 +114,16 @@ async fn report(client: &kube::Client, config: &KubeletConfig) -> Result<(), kub
             "kubeletVersion": "v1.36.3", "kubeProxyVersion": "",
         },
         "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
-    });
-    nodes.patch_status(&config.node_name, &PatchParams::default(), &Patch::Merge(json!({"status": status}))).await?;
+    }))
+}
+
+/// Writes the node's status. Conditions of others stay.
+async fn report(client: &kube::Client, config: &KubeletConfig) -> Result<(), kube::Error> {
+    let nodes = Api::<Node>::all(client.clone());
+    let before = nodes.get(&config.node_name).await?.status.and_then(|status| status.conditions).unwrap_or_default();
+    let mut status = status(config).map_err(kube::Error::SerdeError)?;
+    status.conditions = Some(node_status::conditions(&before, &Time(jiff::Timestamp::now())));
+    nodes.patch_status(&config.node_name, &PatchParams::default(), &Patch::Strategic(json!({"status": status}))).await?;
     Ok(())
 }
 
@@ -138,7 +155,7 @@ async fn keep_lease(client: &kube::Client, config: &KubeletConfig) {
         let wait = match result {
             Ok(()) => LEASE_SECONDS / 4,
             Err(error) => {
-                tracing::debug!(error = super::api_message(&error), "the lease was not renewed");
+                tracing::debug!(error = api_message(&error), "the lease was not renewed");
                 1
             }
         };
