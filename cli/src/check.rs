@@ -211,7 +211,7 @@ fn why(row: &Invariant) -> String {
     match row.reach {
         Reach::Api => "without EC2: say --endpoint-url".into(),
         Reach::Virtual => "from outside; in virtual time it is watched (`ebbtide run`)".into(),
-        Reach::Untold(why) | Reach::Nowhere(why) => format!("at all: {why}"),
+        Reach::Nowhere(why) => format!("at all: {why}"),
     }
 }
 

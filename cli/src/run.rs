@@ -159,7 +159,6 @@ fn invariants(format: Format) -> anyhow::Result<ExitCode> {
     let seen = |reach: Reach| match reach {
         Reach::Api => "everywhere".to_owned(),
         Reach::Virtual => "in virtual time".to_owned(),
-        Reach::Untold(why) => format!("not yet: {why}"),
         Reach::Nowhere(why) => format!("not here: {why}"),
     };
     let all = scenarios::invariants::all();

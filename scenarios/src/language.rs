@@ -433,4 +433,7 @@ pub struct EventLike {
     /// `Kind/name` of the object it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
+    /// The namespace of that object; absent: `default`, where the events of objects without a namespace are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
 }

@@ -13,6 +13,8 @@ mod actors;
 mod api;
 mod clock;
 mod cloud;
+mod containers;
+mod disk;
 mod drivers;
 mod exec;
 mod files;
@@ -141,6 +143,10 @@ enum Timer {
     Deadline(CallId),
     /// A kubelet's patience with a call.
     Rpc(u64),
+    /// A driver's next way to a kubelet.
+    Registration(usize, Which),
+    /// A kubelet's next look for directories that nobody needs.
+    Housekeeping(usize),
     Fault(model_aws::faults::Timer),
     Volume(usize, volume_manager::Timer),
     Pod(usize, volume_manager::PodUid, PodTimer),
@@ -222,6 +228,20 @@ enum Event {
     Report(usize, BTreeSet<volume_manager::VolumeName>),
     /// A kubelet renews its lease.
     Beat(usize),
+    /// A kubelet tries to register, and how long it waits should it fail.
+    Register(usize, Duration),
+    /// A kubelet looks at its Node.
+    Look(usize),
+    /// A Node's status reaches the store.
+    Post(usize),
+    /// A kubelet asks a driver who it is, and how long it waits should it fail.
+    RegisterDriver(usize, Which, Duration),
+    /// A kubelet removes directories of pods that are gone.
+    Housekeeping(usize),
+    /// The tunnels of a node's EFS mounts are there again.
+    IoGoesOn(usize),
+    /// The driver's answer.
+    Install(usize, Which, Duration),
     /// A driver's node service ends its work for a call, or a fault answers in its place.
     Worked {
         rpc: u64,
@@ -256,6 +276,13 @@ impl Event {
             | Self::Kubelet(number, _)
             | Self::Pod(number, ..)
             | Self::Action(number, ..)
+            | Self::Beat(number)
+            | Self::Register(number, _)
+            | Self::Look(number)
+            | Self::Housekeeping(number)
+            | Self::Post(number)
+            | Self::RegisterDriver(number, ..)
+            | Self::Install(number, ..)
             | Self::Report(number, _) => Actor::Kubelet(*number),
             _ => return None,
         })
@@ -282,6 +309,8 @@ struct World {
     numbers: BTreeMap<String, usize>,
     /// What lies on volumes and file systems, by id.
     trees: BTreeMap<String, files::Tree>,
+    /// What snapshots and clones that are being made will hold: their source when they were asked for.
+    cuts: BTreeMap<String, files::Tree>,
     /// Events of one kind reach a watcher in order.
     delivered: BTreeMap<(Watcher, Kind), Duration>,
     /// How many Events were told; their names are made from their nanoseconds, which must differ.
@@ -317,6 +346,7 @@ impl World {
             numbers: kubelet::numbers(&nodes),
             nodes,
             trees: BTreeMap::new(),
+            cuts: BTreeMap::new(),
             delivered: BTreeMap::new(),
             told: 0,
             trouble: trouble::State::default(),
@@ -340,7 +370,7 @@ impl World {
         }
         self.boot_aws()?;
         for node in 0..self.nodes.len() {
-            self.boot_node(node).map_err(|error| error.to_string())?;
+            self.boot_node(node);
         }
         for controller in 0..self.controllers.len() {
             self.boot_controller(controller);
@@ -456,6 +486,13 @@ impl World {
             Event::Action(node, op, action) => self.action_done(node, op, *action),
             Event::Report(node, in_use) => self.report_in_use(node, in_use),
             Event::Beat(node) => self.beat(node),
+            Event::Register(node, wait) => self.register(node, Some(wait)),
+            Event::Look(node) => self.look_at_node(node),
+            Event::Housekeeping(node) => self.remove_orphans(node),
+            Event::IoGoesOn(node) => self.tunnels_start(node),
+            Event::Post(node) => self.post_status(node),
+            Event::RegisterDriver(node, which, wait) => self.register_driver(node, which, Some(wait)),
+            Event::Install(node, which, wait) => self.install_driver(node, which, wait),
             Event::Worked { rpc, refused } => self.worked(rpc, refused.map(|error| *error)),
             Event::Refused(id, error) => self.refuse_call(id, error),
             Event::Cause(trouble) => drop(self.cause(&Fault::Cluster(*trouble))),
@@ -474,6 +511,8 @@ impl World {
             Timer::Driver(which, timer) => self.driver(which, &driver::Input::Fired(timer)),
             Timer::Deadline(id) => self.call_expired(id),
             Timer::Rpc(id) => self.rpc_expired(id),
+            // Its event says what comes.
+            Timer::Registration(..) | Timer::Housekeeping(_) => {}
             Timer::Fault(timer) => drop(self.aws(model_aws::Input::Faults(model_aws::faults::Input::Fired(timer)))),
             Timer::Volume(number, timer) => self.kubelet(number, &node::Input::Volume(volume_manager::Input::Fired(timer))),
             Timer::Pod(number, pod, timer) => self.kubelet(number, &node::Input::PodTimer { pod, timer }),
@@ -497,7 +536,7 @@ impl Engine for World {
     async fn aws(&mut self, service: &str, command: &str, parameters: &Value) -> Result<Value, EngineError> {
         let there = self.latencies.draw(Part::Cloud);
         self.advance(there);
-        let answer = self.command(service, command, parameters);
+        let answer = self.user_calls(service, command, parameters);
         self.note("user").value(&(service, command, parameters)).verdict(&answer);
         if let Ok(answer) = &answer {
             self.trail.value(answer);

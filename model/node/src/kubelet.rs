@@ -47,6 +47,12 @@ pub enum Input {
         pod: PodUid,
         result: Result<Vec<PodVolume>, String>,
     },
+    /// The answer to [`PodEffect::AttachLimit`]: whether that is so ([`volumes::is_exhausted`] of a volume of
+    /// [`VolumeManager::waiting`]).
+    AttachLimit {
+        pod: PodUid,
+        exhausted: bool,
+    },
     /// The answer to [`PodEffect::SetUpLocal`]; the error is the text of a FailedMount event.
     LocalReady {
         pod: PodUid,
@@ -143,6 +149,18 @@ impl Kubelet {
                 self.pods.remove(uid);
             }
             Input::Resolved { pod, result } => self.resolved(pod, result, out)?,
+            Input::AttachLimit { pod, exhausted: true } => {
+                let (mut unmounted, mut unattached) = (self.volumes.unmounted(pod), self.volumes.unattached(pod));
+                unmounted.sort_unstable();
+                unattached.sort_unstable();
+                let message = format!(
+                    "Node has insufficient volume attachment capacity for pod: unmounted volumes=[{}], unattached volumes=[{}]",
+                    unmounted.join(" "),
+                    unattached.join(" ")
+                );
+                self.with(pod, out, |pod, out| pod.reject("VolumeAttachmentLimitExceeded", message, out))?;
+            }
+            Input::AttachLimit { .. } => {}
             Input::LocalReady { pod, result } => self.with(pod, out, |pod, out| match (pod.stage, result) {
                 (Stage::Local, Ok(())) => {
                     pod.run(out);
@@ -318,6 +336,7 @@ impl Kubelet {
     }
 
     fn fired(&mut self, uid: &PodUid, timer: &PodTimer, out: &mut Vec<Effect>) -> Result<(), Reject> {
+        let unattached = *timer == PodTimer::VolumesDue && self.volumes.waiting(uid).next().is_some();
         self.with(uid, out, |pod, out| match timer {
             PodTimer::Sync => match pod.stage {
                 Stage::Resolving | Stage::Volumes | Stage::Local => pod.resolve(out),
@@ -333,6 +352,9 @@ impl Kubelet {
                 // Upstream's sync ends with a deadline error, of which no event is made; the next one reads the claims anew.
                 pod.resolve(out);
                 out.push(PodEffect::Arm(PodTimer::VolumesDue, VOLUMES_DUE));
+                if unattached {
+                    out.push(PodEffect::AttachLimit);
+                }
             }
             PodTimer::VolumesDue => {}
             PodTimer::Restart(container) => pod.restart_due(container, out),

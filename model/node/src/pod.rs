@@ -440,6 +440,15 @@ impl Pod {
     }
 
     /// The deadline of the pod.
+    /// The node cannot take the pod after all: it fails, and whoever made it makes another (`rejectPod`).
+    pub fn reject(&mut self, reason: &'static str, message: String, out: &mut Vec<PodEffect>) {
+        if self.stage == Stage::Volumes {
+            self.verdict = Some((reason.into(), message.clone()));
+            out.push(PodEffect::Record { container: None, warning: true, reason, message });
+            self.terminate(None, out);
+        }
+    }
+
     pub fn deadline(&mut self, out: &mut Vec<PodEffect>) {
         if self.stage == Stage::Running {
             let message = "Pod was active on the node longer than the specified deadline";

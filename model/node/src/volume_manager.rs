@@ -8,6 +8,8 @@
 //!
 //! Nothing here is saved: after a crash the disk, the kernel and the API are the truth ([`Input::Booted`]).
 
+mod attach_limit;
+mod claim_status;
 mod expand;
 mod mount;
 mod reconcile;
@@ -28,6 +30,8 @@ use std::time::Duration;
 use model_common::bugs::{self, Bug};
 use serde::{Deserialize, Serialize};
 
+pub use attach_limit::is_exhausted;
+pub use claim_status::claim_resize_status;
 pub use resolve::{PodClaim, ResolveError, claim_volume, pod_claims, resolve_pod_volume};
 pub use spec::{
     AccessMode, ClaimRef, FsGroupPolicy, Layout, PodUid, PodVolume, PodWant, VolData, VolumeName, VolumeSpec, attachment_name, unique_name,
@@ -301,6 +305,11 @@ impl VolumeManager {
         }
     }
 
+    /// `volumesInUse` as the API must have it; none: nothing was written yet since the start, or a write of it is under way.
+    pub fn reported(&self) -> Option<&BTreeSet<VolumeName>> {
+        (self.ever_reported && self.reporting.is_none()).then_some(&self.reported)
+    }
+
     /// The attachable volumes, desired or actual.
     pub fn volumes_in_use(&self) -> BTreeSet<VolumeName> {
         let desired = self.desired.values().flat_map(|want| &want.volumes).filter(|volume| volume.spec.attachable);
@@ -321,9 +330,13 @@ impl VolumeManager {
 
     /// The pod's volumes that wait for their attachment.
     pub fn unattached(&self, pod: &str) -> Vec<String> {
+        self.waiting(pod).map(|volume| volume.name.clone()).collect()
+    }
+
+    /// The same, with what they are.
+    pub fn waiting<'a>(&'a self, pod: &str) -> impl Iterator<Item = &'a PodVolume> + use<'a> {
         let volumes = self.desired.get(pod).map(|want| want.volumes.as_slice()).unwrap_or_default();
-        let waiting = volumes.iter().filter(|volume| volume.spec.attachable && !self.actual.contains_key(&volume.spec.name));
-        waiting.map(|volume| volume.name.clone()).collect()
+        volumes.iter().filter(|volume| volume.spec.attachable && !self.actual.contains_key(&volume.spec.name))
     }
 
     /// Whether the pod's volumes shall be mounted.

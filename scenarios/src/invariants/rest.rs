@@ -59,7 +59,9 @@ impl Rest {
         for (node, volume) in mounts.devices.keys().filter(|(node, volume)| !attach.is_attached(*volume, *node)) {
             log.say(at, Rule::S21, || format!("{} still has the device of {}, which is not attached to it", text(*node), text(*volume)));
         }
-        for ((node, path), owner) in &self.paths {
+        // A kubelet that does not run takes nothing away.
+        let works = |node: &Sym| known.nodes.get(node).is_none_or(|node| node.kubelet);
+        for ((node, path), owner) in self.paths.iter().filter(|((node, _), _)| works(node)) {
             let (left, of) = match owner {
                 Owner::Pod(pod) => (!is_here(*pod), *pod),
                 Owner::Volume(volume) => (!is_used(*volume, *node), *volume),

@@ -75,12 +75,12 @@ pub enum Seen<'a> {
         rpc: u64,
         result: &'a Result<csi::NodeReply, csi::Error>,
     },
-    /// A file system was made on a volume, or grew; it spans so many bytes. No world tells this yet, so S25 sees devices only.
+    /// A file system was made on a volume, or grew; it spans so many bytes.
     FileSystem {
         tree: &'a str,
         bytes: u64,
     },
-    /// No world tells this and `Filled` yet, so S26 sees only that nothing is used before it is ready. The content of a snapshot, or of a clone, was fixed. `cut`: the snapshot's id, or the clone's.
+    /// The content of a snapshot, or of a clone, was fixed. `cut`: the snapshot's id, or the clone's.
     Cut {
         cut: &'a str,
         digest: u64,
@@ -109,7 +109,7 @@ pub enum Seen<'a> {
         path: &'a str,
         tree: Option<&'a str>,
     },
-    /// No world tells this yet, so S21 sees mounts and devices only. A file or directory of a kubelet came or went: of a pod (by its uid), or of a volume's staging.
+    /// A file or directory of a kubelet came or went: of a pod (by its uid), or of a volume's staging.
     Path {
         node: &'a str,
         path: &'a str,

@@ -306,8 +306,9 @@ impl<E: Engine> Player<'_, E> {
             };
         }
         if let Some(wanted) = &assert.events {
-            let events = self.engine.list(None, "Event", None).await?;
             for like in wanted {
+                let namespace = like.namespace.as_deref().map(|namespace| variables::fill(namespace, &self.variables)).transpose()?;
+                let events = self.engine.list(None, "Event", namespace.as_deref()).await?;
                 let expect = expected_event(like, &self.variables)?;
                 if !events.iter().any(|event| matches(&expect, Some(event)).is_ok()) {
                     return Err(failure(format!("no event like {expect} among {}", seen(&events))));

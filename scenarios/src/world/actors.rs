@@ -154,7 +154,9 @@ fn tell_of(input: &Input, trail: &mut Trail) {
         }
         Input::Listed { call, result } => {
             trail.add(call);
-            result.iter().flatten().for_each(|object| drop(trail.add(&object.metadata().resource_version)));
+            for object in result.iter().flatten() {
+                trail.add(&object.metadata().resource_version);
+            }
         }
         Input::Csi { call, result } => drop(trail.add(call).add(result)),
         Input::Fired(timer) => drop(trail.add(timer)),

@@ -111,6 +111,7 @@ impl Part {
 /// on the tape they are drawn from those, in the order in which they are asked for.
 pub(super) struct Latencies {
     parts: BTreeMap<Part, (Seeded, [u64; 2])>,
+    spreads: Seeded,
     tape: Vec<u8>,
     /// How much of the tape is used.
     used: usize,
@@ -124,7 +125,7 @@ impl Latencies {
             let range = given.get(name).map_or(default, |[least, most]| [micros(*least), micros(*most)]);
             (part, (seed.child(&format!("latency.{name}")), range))
         });
-        Self { parts: parts.into(), tape, used: 0 }
+        Self { parts: parts.into(), spreads: seed.child("spread"), tape, used: 0 }
     }
 
     /// The next latency of a part.
@@ -135,6 +136,12 @@ impl Latencies {
         let drawn = if tape.is_over() { seed.pick(width + 1) } else { tape.pick(width + 1) };
         self.used = self.tape.len() - tape.rest().len();
         Duration::from_micros(*least + drawn as u64)
+    }
+
+    /// By how much something periodic is late: less than `width`, to the millisecond.
+    pub(super) fn spread(&mut self, width: Duration) -> Duration {
+        let width = usize::try_from(width.as_millis()).unwrap_or(usize::MAX);
+        Duration::from_millis(self.spreads.pick(width.max(1)) as u64)
     }
 }
 

@@ -41,6 +41,10 @@ impl World {
             _ => {}
         }
         let (tree, path) = match process.place(look.path()) {
+            Some((mount, _)) if mount.tree.starts_with("fs-") && node.is_some_and(|node| node.io_hangs) => {
+                let message = format!("the command hangs: I/O on {} gets no answer on {node_name}", mount.tree);
+                return Err(EngineError::Transport { operation: format!("exec in {namespace}/{pod}"), message });
+            }
             Some((mount, path)) => (self.trees.get(&mount.tree), path),
             None => (Some(&process.own), look.path().to_owned()),
         };

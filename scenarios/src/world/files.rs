@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use model_common::digest::Digest;
+
 /// The files of one volume or file system, by absolute path within it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tree {
@@ -11,6 +13,8 @@ pub struct Tree {
     allocated: BTreeMap<String, u64>,
     /// The file system on a volume; none before it is formatted.
     pub format: Option<String>,
+    /// How much that file system spans.
+    pub bytes: u64,
     /// How much it holds; none: as much as one likes.
     pub room: Option<u64>,
     /// Files beside those that are played.
@@ -102,6 +106,15 @@ impl Tree {
         let above = path.match_indices('/').map(|(at, _)| &path[..at]).filter(|above| !above.is_empty());
         self.directories.extend(above.map(str::to_owned));
         self.directories.extend((path != "/").then_some(path.clone()));
+    }
+
+    /// What tells its content from another.
+    pub(super) fn content(&self) -> u64 {
+        let mut digest = Digest::default();
+        digest.add(&self.files);
+        digest.add(&self.directories);
+        digest.add(&self.allocated);
+        digest.value()
     }
 
     pub(super) fn read(&self, path: &str) -> Option<&str> {

@@ -1,36 +1,31 @@
 //! The nodes: each a kubelet machine, a table of devices, a table of mounts and its containers.
 
+mod drivers;
+mod identity;
+mod requests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::storage::v1::CSIDriver;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
-use model_aws::ec2::InstanceType;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use model_aws::world;
-use model_kube::events::{self, EventRecord, EventType, Recorder};
+use model_kube::events::{self, Recorder};
 use model_kube::object::{Change, Key, Kind, Object};
-use model_kube::write::{ApiError, Patch, Propagation, Subresource, Write};
-use model_node::driver::{ebs, efs};
+use model_kube::write::{Patch, Subresource, Write};
 use model_node::kubelet::{Effect, Input, Kubelet};
+use model_node::node_status::Reports;
 use model_node::pod::{Phase, PodEffect, PodSpec};
-use model_node::volume_manager::{self as volumes, Config, Layout, PodUid, PodVolume, VolData, VolumeName};
+use model_node::volume_manager::{self as volumes, Config, Layout, PodUid, VolData, VolumeName};
 use serde_json::{Value, json};
 
 use super::clock::Part;
 use super::files::Tree;
 use super::programs::Program;
-use super::{Event, Timer, World};
+use super::{Event, Timer, Which, World};
 use crate::invariants::Seen;
 use crate::language::WorldNode;
-
-/// Where the kubelets' leases are.
-const LEASES: &str = "kube-node-lease";
-
-/// How often a kubelet renews its lease: a quarter of its 40 s.
-const BEAT: Duration = Duration::from_secs(10);
 
 /// What a client meets that cannot reach the API server.
 pub(super) const UNREACHABLE: &str = "Get \"https://10.100.0.1:443\": dial tcp 10.100.0.1:443: i/o timeout";
@@ -86,6 +81,20 @@ pub(super) struct Node {
     pub missed: Vec<Change>,
     /// Its kubelet has seen its pods since it began.
     listed: bool,
+    /// Directories of pods.
+    pub pod_dirs: BTreeSet<PodUid>,
+    /// Links to block devices in pods' directories.
+    pub links: BTreeSet<String>,
+    /// The tunnels of its EFS mounts are gone: I/O on them waits.
+    pub io_hangs: bool,
+    /// The drivers that its kubelet knows.
+    pub drivers: BTreeSet<Which>,
+    /// Its Node, as its kubelet's watch shows it.
+    seen: Option<Arc<core::Node>>,
+    identity: core::NodeStatus,
+    reports: Reports,
+    /// When its kubelet last wrote the Node's status.
+    posted: Option<Duration>,
     recorder: Recorder,
 }
 
@@ -98,6 +107,7 @@ impl Node {
         let layout = Layout { root: "/var/lib/kubelet".into() };
         let config = Config { node: info.name.clone(), layout: layout.clone(), eager: true };
         Self {
+            identity: identity::identity(&info),
             info,
             machine: Kubelet::new(config),
             layout,
@@ -114,6 +124,13 @@ impl Node {
             cut: false,
             missed: Vec::new(),
             listed: false,
+            pod_dirs: BTreeSet::new(),
+            links: BTreeSet::new(),
+            io_hangs: false,
+            drivers: BTreeSet::new(),
+            seen: None,
+            reports: Reports::default(),
+            posted: None,
             recorder: Recorder::default(),
         }
     }
@@ -131,7 +148,18 @@ impl Node {
             let pv = rest.strip_prefix("volumes/kubernetes.io~csi/")?;
             Some(volumes::Found { pod: pod.into(), pv: pv.to_owned(), block: false, data: Some(data.clone()) })
         });
-        of_pods.collect()
+        let of_links = self.links.iter().filter_map(|link| {
+            let (pod, rest) = link.strip_prefix(&pods)?.split_once('/')?;
+            let pv = rest.strip_prefix("volumeDevices/kubernetes.io~csi/")?;
+            let data = self.data.get(&self.layout.block_data_dir(pv)).cloned();
+            Some(volumes::Found { pod: pod.into(), pv: pv.to_owned(), block: true, data })
+        });
+        of_pods.chain(of_links).collect()
+    }
+
+    /// Whether its kubelet knows which pods there are.
+    pub(super) fn listed(&self) -> bool {
+        self.up && self.listed
     }
 
     pub(super) fn key(&self) -> Key {
@@ -160,55 +188,16 @@ pub(super) fn status_patch(key: Key, status: Value) -> Write {
 }
 
 impl World {
-    /// A node registers itself and its drivers, and its kubelet begins.
-    pub(super) fn boot_node(&mut self, number: usize) -> Result<(), ApiError> {
-        let node = &self.nodes[number];
-        let (name, info, key) = (node.info.name.clone(), node.info.clone(), node.key());
-        let mut labels = info.labels.clone();
-        labels.insert("topology.ebs.csi.aws.com/zone".into(), info.zone.clone());
-        let json = json!({
-            "apiVersion": "v1", "kind": "Node",
-            "metadata": {"name": name, "labels": labels, "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}},
-            "spec": {"providerID": info.provider_id},
-        });
-        let object = Object::from_json(&Kind::Node, json).map_err(ApiError::internal)?;
-        let made = self.commit(&Write::Create { object })?;
-        let now = self.timestamp();
-        let condition = |kind: &str, status: &str, reason: &str| json!({"type": kind, "status": status, "reason": reason, "message": "", "lastHeartbeatTime": Time(now), "lastTransitionTime": Time(now)});
-        let capacity = json!({"cpu": "2", "memory": "8Gi", "pods": "110", "ephemeral-storage": "20Gi"});
-        self.commit(&status_patch(
-            key,
-            json!({
-                "capacity": capacity, "allocatable": capacity,
-                "addresses": [{"type": "InternalIP", "address": info.private_ip}, {"type": "Hostname", "address": name}],
-                "conditions": [
-                    condition("MemoryPressure", "False", "KubeletHasSufficientMemory"), condition("DiskPressure", "False", "KubeletHasNoDiskPressure"),
-                    condition("PIDPressure", "False", "KubeletHasSufficientPID"), condition("Ready", "True", "KubeletReady"),
-                ],
-            }),
-        ))?;
-        // The root volume and the first network interface take two of the type's limit.
-        let most = InstanceType::find(&info.instance_type).map_or(25, |kind| kind.ebs_limit.saturating_sub(2));
-        let json = json!({
-            "apiVersion": "storage.k8s.io/v1", "kind": "CSINode",
-            "metadata": {"name": name, "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": name, "uid": made.uid()}]},
-            "spec": {"drivers": [
-                {"name": ebs::DRIVER, "nodeID": info.instance_id, "allocatable": {"count": most},
-                 "topologyKeys": ["kubernetes.io/os", "topology.ebs.csi.aws.com/zone", "topology.kubernetes.io/zone"]},
-                {"name": efs::DRIVER, "nodeID": info.instance_id, "topologyKeys": ["topology.kubernetes.io/zone"]},
-            ]},
-        });
-        let object = Object::from_json(&Kind::CSINode, json).map_err(ApiError::internal)?;
-        self.commit(&Write::Create { object })?;
-        self.beat(number);
+    /// A node is there, and its kubelet begins.
+    pub(super) fn boot_node(&mut self, number: usize) {
         let info = &self.nodes[number].info;
-        let seen = Seen::Node { name: &info.name, instance: &info.instance_id, zone: &info.zone, volume_limit: most as usize };
+        let volume_limit = drivers::volume_limit(info) as usize;
+        let seen = Seen::Node { name: &info.name, instance: &info.instance_id, zone: &info.zone, volume_limit };
         self.watch.see(self.clock.now(), &seen);
         self.boot_kubelet(number);
-        Ok(())
     }
 
-    /// A kubelet begins: what the disk shows, the pods of its node, and what still runs of them.
+    /// A kubelet begins: what the disk shows, who it is, the pods of its node, and what still runs of them.
     pub(super) fn boot_kubelet(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         let config = Config { node: node.info.name.clone(), layout: node.layout.clone(), eager: true };
@@ -217,9 +206,15 @@ impl World {
         node.listed = false;
         node.pods.clear();
         node.missed.clear();
+        node.seen = None;
+        (node.reports, node.posted) = (Reports::default(), None);
+        node.drivers.clear();
         let found = node.found();
         self.watch.see(self.clock.now(), &Seen::KubeletStarted { node: &self.nodes[number].info.name });
         self.kubelet(number, &Input::Booted(found));
+        self.register(number, None);
+        self.beat(number);
+        self.register_drivers(number);
         if !self.nodes[number].cut {
             self.list_pods(number);
         }
@@ -243,6 +238,7 @@ impl World {
             self.node_sees(number, &Change::Modified(Object::Node(node)));
         }
         self.kubelet(number, &Input::Synced);
+        self.watch_orphans(number);
     }
 
     /// A kubelet ended; containers and drivers go on.
@@ -259,6 +255,8 @@ impl World {
         for (uid, container) in running {
             self.end_container(number, &uid, &container);
         }
+        // What has no process any more waits for nothing.
+        self.io(number, false);
         self.nodes[number].mounts.clear();
         self.nodes[number].stacked.clear();
         self.nodes[number].sub_paths.clear();
@@ -283,33 +281,11 @@ impl World {
         pods.iter().for_each(|pod| self.write_status(number, pod));
     }
 
-    /// The kubelet's sign of life.
-    pub(super) fn beat(&mut self, number: usize) {
-        let name = self.nodes[number].info.name.clone();
-        let time = Some(MicroTime(self.timestamp()));
-        let write = match self.store.get::<Lease>(LEASES, &name).cloned() {
-            Some(mut lease) => {
-                Arc::make_mut(&mut lease).spec.get_or_insert_default().renew_time = time;
-                Write::update(Object::Lease(lease))
-            }
-            None => {
-                let metadata = ObjectMeta { name: Some(name.clone()), namespace: Some(LEASES.into()), ..ObjectMeta::default() };
-                let (holder_identity, lease_duration_seconds) = (Some(name), Some(40));
-                let spec = LeaseSpec { holder_identity, lease_duration_seconds, renew_time: time, ..LeaseSpec::default() };
-                Write::create(Lease { metadata, spec: Some(spec) })
-            }
-        };
-        // A lost beat is made good by the next one.
-        let node = &self.nodes[number];
-        if node.up && !node.cut {
-            let _ = self.commit(&write);
-        }
-        self.clock.after(BEAT, Event::Beat(number));
-    }
-
     pub(super) fn node_sees(&mut self, number: usize, change: &Change) {
         match (change, change.object()) {
+            (Change::Deleted(_), Object::Node(_)) => self.nodes[number].seen = None,
             (_, Object::Node(node)) => {
+                self.nodes[number].seen = Some(node.clone());
                 let attached = node.status.iter().flat_map(|status| status.volumes_attached.iter().flatten());
                 let attached = attached.map(|volume| VolumeName::from(volume.name.as_str())).collect();
                 self.kubelet(number, &Input::Volume(volumes::Input::NodeAttached(attached)));
@@ -355,7 +331,7 @@ impl World {
                 }
                 Effect::Pod(pod, effect) => {
                     let part = match effect {
-                        PodEffect::Status | PodEffect::Delete | PodEffect::Resolve => Part::Write,
+                        PodEffect::Status | PodEffect::Delete | PodEffect::Resolve | PodEffect::AttachLimit => Part::Write,
                         _ => Part::Mount,
                     };
                     self.soon(part, Event::Pod(number, pod, Box::new(effect)));
@@ -379,148 +355,5 @@ impl World {
                 }
             }
         }
-    }
-
-    fn record_volume(&mut self, number: usize, event: volumes::Event) {
-        let about = match &event.target {
-            volumes::Target::Pod(pod) => self.nodes[number].pods.get(pod).map(|pod| events::reference(&**pod)),
-            volumes::Target::Claim(claim) => {
-                self.store.get::<core::PersistentVolumeClaim>(&claim.namespace, &claim.name).map(|claim| events::reference(&**claim))
-            }
-        };
-        if let Some(about) = about {
-            self.record(number, about, event.warning, event.reason, event.message);
-        }
-    }
-
-    fn record(&mut self, number: usize, about: core::ObjectReference, warning: bool, reason: &str, message: String) {
-        if self.nodes[number].cut {
-            return;
-        }
-        let at = self.event_time();
-        let event_type = if warning { EventType::Warning } else { EventType::Normal };
-        let mut record = EventRecord::new(about, event_type, reason, message, "kubelet");
-        let node = &mut self.nodes[number];
-        record.host.clone_from(&node.info.name);
-        let write = node.recorder.record(&record, at);
-        self.tell(&record, write);
-    }
-
-    pub(super) fn report_in_use(&mut self, number: usize, in_use: BTreeSet<VolumeName>) {
-        let key = self.nodes[number].key();
-        if self.nodes[number].cut {
-            self.clock.after(Duration::from_secs(1), Event::Report(number, in_use));
-        } else if self.commit(&status_patch(key, json!({"volumesInUse": in_use}))).is_ok() {
-            self.soon(Part::Write, Event::Kubelet(number, Box::new(Input::Volume(volumes::Input::Reported(in_use)))));
-        } else {
-            // As often as it takes.
-            self.soon(Part::Write, Event::Report(number, in_use));
-        }
-    }
-
-    pub(super) fn pod_done(&mut self, number: usize, pod: &PodUid, effect: PodEffect) {
-        let uid = pod.clone();
-        match effect {
-            PodEffect::Resolve => {
-                let result = self.resolve(number, pod);
-                self.kubelet(number, &Input::Resolved { pod: uid, result });
-            }
-            PodEffect::SetUpLocal => {
-                let result = self.set_up_local(number, pod);
-                self.kubelet(number, &Input::LocalReady { pod: uid, result });
-            }
-            PodEffect::Start { container, attempt } => self.start(number, pod, container, attempt),
-            // A shell or sleep as process 1 has no handler, so SIGTERM does nothing.
-            PodEffect::Signal { kill: false, .. } => {}
-            PodEffect::Signal { container, kill: true } => {
-                if self.end_container(number, pod, &container) {
-                    self.kubelet(number, &Input::Exited { pod: uid, container, code: 128 + 9 });
-                }
-            }
-            // Programs are well as long as they run.
-            PodEffect::Probe { container, kind, attempt } => {
-                self.kubelet(number, &Input::Probed { pod: uid, container, kind, attempt, result: Ok(()) });
-            }
-            PodEffect::TearDownLocal => {
-                let node = &mut self.nodes[number];
-                let directory = format!("{}/pods/{pod}/", node.layout.root);
-                let left = node.mounts.keys().find(|path| path.starts_with(&directory)).cloned();
-                let result = match left {
-                    Some(path) => Err(format!("{path} is still mounted")),
-                    None => {
-                        node.started.retain(|(owner, _), _| owner != pod);
-                        let own = format!("emptydir/{pod}/");
-                        let all = self.trees.range(own.clone()..).map(|(id, _)| id).take_while(|id| id.starts_with(&own));
-                        let all: Vec<String> = all.cloned().collect();
-                        all.iter().for_each(|id| drop(self.trees.remove(id)));
-                        Ok(())
-                    }
-                };
-                self.kubelet(number, &Input::Cleaned { pod: uid, result });
-            }
-            PodEffect::Status => self.write_status(number, pod),
-            PodEffect::Delete if self.nodes[number].cut => {
-                self.clock.after(Duration::from_secs(1), Event::Pod(number, uid, Box::new(PodEffect::Delete)));
-            }
-            PodEffect::Delete => {
-                self.write_status(number, pod);
-                if let Some(object) = self.nodes[number].pods.get(pod) {
-                    let write = Write::Delete {
-                        key: Object::Pod(object.clone()).key(),
-                        uid: Some(pod.to_string()),
-                        resource_version: None,
-                        grace_seconds: Some(0),
-                        propagation: Propagation::Background,
-                    };
-                    // Gone already, or another pod of that name: both mean that this one is gone.
-                    let _ = self.commit(&write);
-                }
-                self.kubelet(number, &Input::Deleted(uid));
-            }
-            // Carried out at once, where the effect came.
-            PodEffect::Record { .. } | PodEffect::Arm(..) | PodEffect::Disarm(_) => {}
-        }
-    }
-
-    /// Live reads of the claims behind a pod's volumes, and of what is behind those.
-    fn resolve(&self, number: usize, uid: &PodUid) -> Result<Vec<PodVolume>, String> {
-        let Some(pod) = self.nodes[number].pods.get(uid) else { return Err("the pod is gone".into()) };
-        if self.nodes[number].cut {
-            return Err(UNREACHABLE.into());
-        }
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-        let labels = self.store.get::<core::Node>("", &self.nodes[number].info.name).and_then(|node| node.metadata.labels.clone());
-        let labels = labels.unwrap_or_default();
-        let missing = |claim: &str, kind: Kind, name: &str| {
-            let error = ApiError::not_found(&kind, name);
-            let what = if kind == Kind::PersistentVolume { "PV" } else { "PVC" };
-            format!("error processing PVC {namespace}/{claim}: failed to fetch {what} from API server: {error}")
-        };
-        let resolve = |used: &volumes::PodClaim| {
-            let claim = self.store.get::<core::PersistentVolumeClaim>(namespace, &used.claim);
-            let claim = claim.ok_or_else(|| missing(&used.claim, Kind::PersistentVolumeClaim, &used.claim))?;
-            let name = volumes::claim_volume(pod, used, claim).map_err(|error| error.to_string())?;
-            let volume = self.store.get::<core::PersistentVolume>("", name);
-            let volume = volume.ok_or_else(|| missing(&used.claim, Kind::PersistentVolume, name))?;
-            let driver =
-                volume.spec.as_ref().and_then(|spec| spec.csi.as_ref()).and_then(|csi| self.store.get::<CSIDriver>("", &csi.driver));
-            volumes::resolve_pod_volume(pod, used, claim, volume, driver.map(|driver| &**driver), &labels)
-                .map_err(|error| error.to_string())
-        };
-        volumes::pod_claims(pod).iter().map(resolve).collect()
-    }
-
-    fn set_up_local(&mut self, number: usize, uid: &PodUid) -> Result<(), String> {
-        let Some(pod) = self.nodes[number].pods.get(uid).cloned() else { return Ok(()) };
-        for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-            if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
-                continue;
-            }
-            if volume.empty_dir.is_none() {
-                return Err(format!("MountVolume.SetUp failed for volume \"{}\" : volumes of this kind need --live", volume.name));
-            }
-            self.trees.entry(format!("emptydir/{uid}/{}", volume.name)).or_default();
-        }
-        Ok(())
     }
 }

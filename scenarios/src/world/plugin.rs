@@ -1,4 +1,4 @@
-//! A node's system calls: CSI node services, mounts, directories, processes. The mounts are rows of a table and the files are trees.
+//! What kubelets ask of their nodes, and the drivers' node services. The mounts are rows of a table and the files are trees.
 
 use std::time::Duration;
 
@@ -8,20 +8,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use model_aws::efs::Client;
 use model_common::agent::EfsMount;
 use model_common::csi::{Access, Code, Error, NodeCall, NodeCapability, NodeReply};
-use model_kube::controllers::amount;
 use model_kube::object::{Key, Kind};
 use model_node::driver::efs;
 use model_node::kubelet::Input;
 use model_node::pending;
-use model_node::pod::StartError;
-use model_node::volume_manager::{self as volumes, Action, Answer, Attachment, Failure, PodUid, ResizePhase, VolumeName};
-use serde_json::json;
+use model_node::volume_manager::{self as volumes, Action, Answer, Attachment, Failure, PodUid, VolumeName};
 
-use super::kubelet::{Mount, Process, status_patch};
-use super::programs::Program;
-use super::{Event, World, files};
+use super::kubelet::{Mount, status_patch};
+use super::{World, files};
 use crate::invariants::Seen;
-use crate::invariants::seen::Used;
 
 /// How long a kubelet takes to look at a file and give it a group.
 const CHOWN: Duration = Duration::from_millis(1);
@@ -58,19 +53,14 @@ impl World {
             }
             // Calls go another way (`call_plugin`).
             Action::Csi { driver, .. } => Err(Failure::NotRegistered(driver)),
-            Action::MakeDir { data, .. } => {
-                if let Some((directory, data)) = data {
-                    self.nodes[number].data.insert(directory, data);
-                }
+            Action::MakeDir { dir, data } => {
+                self.make_dir(number, &dir, data);
                 Ok(Answer::Done)
             }
             Action::RemoveMount { mount, data_dir } => {
-                let node = &mut self.nodes[number];
-                if node.mounts.contains_key(&mount) {
-                    return Ok(Answer::StillMounted);
-                }
-                node.data.remove(&data_dir);
-                Ok(Answer::Done)
+                let result = self.remove_mount(number, &mount, &data_dir);
+                self.watch_orphans(number);
+                result
             }
             Action::ReadVolData { dir } => Ok(Answer::VolData(self.nodes[number].data.get(&dir).cloned())),
             Action::MountRefs { mount } => {
@@ -85,38 +75,37 @@ impl World {
                 ))
             }
             Action::ApplyFsGroup { path, gid, on_root_mismatch } => {
-                if let Some(tree) = self.to_walk(number, &path, gid, on_root_mismatch) {
+                if let Some(tree) = self.walked_tree(number, &path, gid, on_root_mismatch) {
                     // The root last (#89776), so that a walk that was cut short is begun again.
                     (tree.files_group, tree.root_group) = (Some(gid), Some(gid));
                 }
                 Ok(Answer::Done)
             }
             Action::CleanSubPaths { pod, volume } => self.clean_sub_paths(number, pod, volume),
-            Action::MapDevice { publish, map, .. } => {
+            Action::MapDevice { publish, map, link } => {
                 let mount = self.nodes[number].mounts.get(&publish).cloned();
                 let mount = mount.ok_or_else(|| Failure::Io(format!("{publish}: No such file or directory")))?;
                 self.mount(number, &map, mount);
+                self.nodes[number].links.insert(link);
                 Ok(Answer::Done)
             }
-            Action::UnmapDevice { map, .. } => {
+            Action::UnmapDevice { map, link } => {
                 self.unmount(number, &map);
+                self.nodes[number].links.remove(&link);
                 Ok(Answer::Done)
             }
             Action::RemovePaths { paths } => {
-                paths.iter().for_each(|path| drop(self.nodes[number].data.remove(path)));
-                Ok(Answer::Done)
+                let result = paths.iter().try_for_each(|path| self.remove_path(number, path));
+                self.watch_orphans(number);
+                result.map(|()| Answer::Done)
             }
             Action::ClaimResize { claim, phase } => {
                 let now = Time(self.timestamp());
-                let status = match phase {
-                    ResizePhase::InProgress => return Ok(Answer::Done),
-                    ResizePhase::Finished(bytes) => {
-                        json!({"capacity": {"storage": amount::binary(bytes)}, "conditions": null, "allocatedResourceStatuses": null})
-                    }
-                    ResizePhase::Failed(message) => {
-                        json!({"conditions": [{"type": "NodeResizeError", "status": "True", "message": message, "lastTransitionTime": now}]})
-                    }
-                };
+                let current = self.store.get::<core::PersistentVolumeClaim>(&claim.namespace, &claim.name);
+                let current = current.ok_or_else(|| Failure::Api(format!("persistentvolumeclaims \"{}\" not found", claim.name)))?;
+                let volume = current.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
+                let volume = volume.and_then(|volume| self.store.get::<core::PersistentVolume>("", volume));
+                let status = volumes::claim_resize_status(current, volume.map(|volume| &**volume), &phase, &now);
                 let key = Key::new(Kind::PersistentVolumeClaim, &claim.namespace, &claim.name);
                 self.commit(&status_patch(key, status)).map_err(|error| Failure::Api(error.to_string()))?;
                 Ok(Answer::Done)
@@ -125,7 +114,7 @@ impl World {
     }
 
     /// The tree whose files are to get a group; none where the kubelet leaves them.
-    fn to_walk(&mut self, number: usize, path: &str, gid: u32, on_root_mismatch: bool) -> Option<&mut files::Tree> {
+    fn walked_tree(&mut self, number: usize, path: &str, gid: u32, on_root_mismatch: bool) -> Option<&mut files::Tree> {
         let mount = self.nodes[number].mounts.get(path)?;
         self.trees.get_mut(&mount.tree).filter(|tree| !on_root_mismatch || tree.root_group != Some(gid))
     }
@@ -133,7 +122,7 @@ impl World {
     /// How long an action takes for the files that it walks over. From now on their groups are mixed.
     pub(super) fn walk(&mut self, number: usize, action: &Action) -> Duration {
         let Action::ApplyFsGroup { path, gid, on_root_mismatch } = action else { return Duration::ZERO };
-        let Some(tree) = self.to_walk(number, path, *gid, *on_root_mismatch) else { return Duration::ZERO };
+        let Some(tree) = self.walked_tree(number, path, *gid, *on_root_mismatch) else { return Duration::ZERO };
         if tree.files_group != Some(*gid) {
             tree.files_group = None;
         }
@@ -196,6 +185,16 @@ impl World {
         }
     }
 
+    /// A file system spans its device from now on; a device without one stays as it is.
+    fn grow_file_system(&mut self, number: usize, volume: &str) {
+        let Some(device) = self.nodes[number].devices.get(volume) else { return };
+        let bytes = device.bytes;
+        if let Some(tree) = self.trees.get_mut(volume).filter(|tree| tree.format.is_some() && tree.bytes < bytes) {
+            tree.bytes = bytes;
+            self.see(&Seen::FileSystem { tree: volume, bytes });
+        }
+    }
+
     pub(super) fn ebs_node(&mut self, number: usize, call: &NodeCall) -> Result<NodeReply, Error> {
         let missing =
             |volume_id: &str| Error::new(Code::NotFound, format!("Failed to find device path of {volume_id}. no device path for it found"));
@@ -215,6 +214,8 @@ impl World {
                         let kind = if fs_type.is_empty() { "ext4" } else { fs_type };
                         tree.format.get_or_insert_with(|| kind.to_owned());
                     }
+                    // What was restored to a larger volume grows here (`NeedResize`).
+                    self.grow_file_system(number, volume_id);
                     let mount = Mount { tree: volume_id.clone(), root: "/".into(), read_only: false };
                     self.mount(number, staging_target_path, mount);
                 }
@@ -251,10 +252,11 @@ impl World {
                 self.unmount(number, target_path);
                 Ok(NodeReply::NodeUnpublishVolume)
             }
-            NodeCall::NodeExpandVolume { volume_id, .. } => match node.devices.get(volume_id) {
-                Some(device) => Ok(NodeReply::NodeExpandVolume { capacity_bytes: device.bytes }),
-                None => Err(missing(volume_id)),
-            },
+            NodeCall::NodeExpandVolume { volume_id, .. } => {
+                let capacity_bytes = node.devices.get(volume_id).ok_or_else(|| missing(volume_id))?.bytes;
+                self.grow_file_system(number, volume_id);
+                Ok(NodeReply::NodeExpandVolume { capacity_bytes })
+            }
             NodeCall::NodeGetCapabilities => Ok(NodeReply::NodeGetCapabilities(vec![
                 NodeCapability::StageUnstageVolume,
                 NodeCapability::ExpandVolume,
@@ -323,168 +325,5 @@ impl World {
             tree.make_directory(&root);
         }
         Ok(Mount { tree: grant.file_system_id, root, read_only })
-    }
-
-    /// Starts a container's command.
-    pub(super) fn start(&mut self, number: usize, pod: &PodUid, container: String, attempt: u32) {
-        let result = self.begin(number, pod, &container, attempt);
-        let runs = result.is_ok();
-        if runs {
-            let used = self.used(number, pod, &container);
-            self.see_node(number, |node| Seen::Started { node, pod, container: &container, volumes: &used });
-        }
-        self.kubelet(number, &Input::Started { pod: pod.clone(), container: container.clone(), result });
-        if runs {
-            self.clock.after(Duration::ZERO, Event::Line { node: number, pod: pod.clone(), container, attempt });
-        }
-    }
-
-    fn begin(&mut self, number: usize, uid: &PodUid, name: &str, attempt: u32) -> Result<(), StartError> {
-        let now = Time(self.timestamp());
-        let node = &self.nodes[number];
-        let gone = || StartError::Config(format!("container {name} is not there"));
-        let pod = node.pods.get(uid).cloned().ok_or_else(gone)?;
-        let spec = pod.spec.as_ref().ok_or_else(gone)?;
-        let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-        let container = all.into_iter().find(|container| container.name == name).ok_or_else(gone)?;
-        let program = Program::of(container).map_err(StartError::Exec)?;
-        let mut mounts = Vec::new();
-        for wanted in container.volume_mounts.iter().flatten() {
-            let source = self.volume_at(number, uid, &pod, &wanted.name).ok_or_else(|| {
-                // S8: a container never starts on a volume that is not mounted.
-                StartError::Config(format!("volume {} of container {name} is not mounted", wanted.name))
-            })?;
-            let root = files::clean(&format!("{}/{}", source.root, wanted.sub_path.as_deref().unwrap_or_default()));
-            if let Some(tree) = self.trees.get_mut(&source.tree) {
-                tree.make_directory(&root);
-            }
-            if wanted.sub_path.is_some()
-                && let Some(pv) = self.pv_of(&pod, &wanted.name)
-            {
-                self.nodes[number].sub_paths.entry((uid.clone(), pv)).or_default().push((source.tree.clone(), root.clone()));
-            }
-            let read_only = source.read_only || wanted.read_only.unwrap_or(false);
-            mounts.push((files::clean(&wanted.mount_path), Mount { root, read_only, ..source }));
-        }
-        // The innermost mount of a path counts.
-        mounts.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
-        let mut own = files::Tree::default();
-        ["/tmp", "/var", "/etc", "/root"].iter().for_each(|directory| own.make_directory(directory));
-        let key = (uid.clone(), name.to_owned());
-        let node = &mut self.nodes[number];
-        node.containers.insert(key.clone(), Process { attempt, program, mounts, own });
-        node.started.insert(key, now);
-        Ok(())
-    }
-
-    /// What a container's volumes ought to be, and what they are.
-    fn used(&self, number: usize, uid: &PodUid, container: &str) -> Vec<Used> {
-        let node = &self.nodes[number];
-        let Some(pod) = node.pods.get(uid) else { return Vec::new() };
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-        let spec = pod.spec.as_ref();
-        let all = spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
-        let mounts = all.filter(|known| known.name == container).flat_map(|known| known.volume_mounts.iter().flatten());
-        let volumes = mounts.filter_map(|mount| {
-            let volume = spec?.volumes.iter().flatten().find(|volume| volume.name == mount.name)?;
-            let claim = model_kube::controllers::claim_of(pod, volume)?;
-            let pv = self.store.get::<core::PersistentVolumeClaim>(namespace, &claim)?.spec.as_ref()?.volume_name.clone()?;
-            let handle = self.store.get::<core::PersistentVolume>("", &pv)?.spec.as_ref()?.csi.as_ref()?.volume_handle.clone();
-            let there = node.mounts.get(&node.layout.pod_mount(uid, &pv));
-            Some(Used {
-                name: volume.name.clone(),
-                claim: Some(format!("{namespace}/{claim}")),
-                // Of an EFS handle, the file system.
-                wanted: handle.strip_prefix("efs:").unwrap_or(&handle).split(':').next().map(str::to_owned),
-                mounted: there.map(|mount| mount.tree.clone()),
-                read_only: there.is_some_and(|mount| mount.read_only),
-                groups: there.and_then(|mount| self.groups(pod, mount)),
-            })
-        });
-        volumes.collect()
-    }
-
-    /// The group that a pod wants its volume's files to have, and theirs. Only of volumes: file systems of EFS keep their own.
-    fn groups(&self, pod: &core::Pod, mount: &Mount) -> Option<(u32, Option<u32>)> {
-        let wanted = pod.spec.as_ref()?.security_context.as_ref()?.fs_group?;
-        let tree = self.trees.get(&mount.tree).filter(|_| mount.tree.starts_with("vol-") && !mount.read_only)?;
-        let found = tree.root_group.filter(|root| tree.files_group == Some(*root));
-        Some((u32::try_from(wanted).ok()?, found))
-    }
-
-    /// What is mounted for a pod's volume.
-    fn volume_at(&self, number: usize, uid: &PodUid, pod: &core::Pod, name: &str) -> Option<Mount> {
-        let node = &self.nodes[number];
-        let volume = pod.spec.as_ref()?.volumes.iter().flatten().find(|volume| volume.name == name)?;
-        if volume.empty_dir.is_some() {
-            return Some(Mount { tree: format!("emptydir/{uid}/{name}"), root: "/".into(), read_only: false });
-        }
-        let pv = self.pv_of(pod, name)?;
-        node.mounts.get(&node.layout.pod_mount(uid, &pv)).cloned()
-    }
-
-    /// The PersistentVolume of a pod's volume.
-    fn pv_of(&self, pod: &core::Pod, name: &str) -> Option<String> {
-        let volume = pod.spec.as_ref()?.volumes.iter().flatten().find(|volume| volume.name == name)?;
-        let claim = model_kube::controllers::claim_of(pod, volume)?;
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-        let claim = self.store.get::<core::PersistentVolumeClaim>(namespace, &claim)?;
-        claim.spec.as_ref()?.volume_name.clone()
-    }
-
-    /// A container's program comes round: its line is written, or its sleep is over.
-    pub(super) fn line(&mut self, number: usize, pod: &PodUid, name: &str, attempt: u32) {
-        let date = self.timestamp().strftime("%a %b %-d %H:%M:%S UTC %Y\n").to_string();
-        let node = &mut self.nodes[number];
-        let Some(process) = node.containers.get_mut(&(pod.clone(), name.to_owned())) else { return };
-        if process.attempt != attempt {
-            return;
-        }
-        let again = |node, every| (every, Event::Line { node, pod: pod.clone(), container: name.to_owned(), attempt });
-        match process.program.clone() {
-            Program::Append { file, every } => {
-                // A shell whose redirection fails says so and goes on.
-                let mut wrote = None;
-                match process.place(&file) {
-                    // Without its device a mounted file system answers EIO.
-                    Some((mount, path))
-                        if !mount.read_only && (!mount.tree.starts_with("vol-") || node.devices.contains_key(&mount.tree)) =>
-                    {
-                        let written = self.trees.get_mut(&mount.tree).is_some_and(|tree| tree.append(&path, &date));
-                        wrote = written.then(|| mount.tree.clone());
-                    }
-                    Some(_) => {}
-                    None => drop(process.own.append(&file, &date)),
-                }
-                if let Some(tree) = wrote {
-                    self.see_node(number, |node| Seen::Wrote { node, pod, tree: &tree });
-                }
-                let (every, event) = again(number, every);
-                self.clock.after(every, event);
-            }
-            Program::Sleep(None) => {}
-            Program::Sleep(Some(span)) => {
-                process.program = Program::Sleep(Some(Duration::ZERO));
-                if span.is_zero() {
-                    self.end_container(number, pod, name);
-                    self.kubelet(number, &Input::Exited { pod: pod.clone(), container: name.to_owned(), code: 0 });
-                } else {
-                    let (span, event) = again(number, span);
-                    self.clock.after(span, event);
-                }
-            }
-        }
-    }
-}
-
-impl Process {
-    /// The mount that a path in the container leads to, and the path in its tree; none: the container's own file system.
-    pub(super) fn place(&self, path: &str) -> Option<(&Mount, String)> {
-        let path = files::clean(path);
-        self.mounts.iter().find_map(|(at, mount)| {
-            let rest = path.strip_prefix(at.as_str())?;
-            let inside = rest.is_empty() || rest.starts_with('/') || at == "/";
-            inside.then(|| (mount, files::clean(&format!("{}/{rest}", mount.root))))
-        })
     }
 }

@@ -16,7 +16,7 @@ use super::{Event, Timer, Told, Which, World};
 use crate::invariants::Seen;
 
 /// `csiTimeout` of the kubelet (kubernetes-storage-path.md §7).
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A call in flight.
 pub(super) struct Rpc {
@@ -71,6 +71,9 @@ impl World {
             efs::DRIVER => Which::Efs,
             _ => return self.answer_later(node, op, Err(Failure::NotRegistered(driver))),
         };
+        if !self.nodes[node].drivers.contains(&which) {
+            return self.answer_later(node, op, Err(Failure::NotRegistered(driver)));
+        }
         let refused = |code: Code, message: String| Err(Failure::Rpc(Error::new(code, message)));
         if self.trouble.is_down(Actor::Plugin(node, which)) {
             let message = "connection error: desc = \"transport: Error while dialing: dial unix csi.sock: connect: connection refused\"";
@@ -165,6 +168,9 @@ impl World {
 
     /// A node service ended: its work is lost, and whoever waits loses the connection.
     pub(super) fn plugin_died(&mut self, node: usize, which: Which) {
+        if which == Which::Efs {
+            self.io(node, true);
+        }
         let ids: Vec<u64> = self.rpcs.on(node).filter(|(_, rpc)| rpc.which == which).map(|(id, _)| id).collect();
         for id in ids {
             self.clock.disarm(&Timer::Rpc(id));

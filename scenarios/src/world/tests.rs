@@ -1,5 +1,9 @@
 //! The library in virtual time.
 
+mod disks;
+mod nodes;
+mod users;
+
 use super::run;
 use crate::Scenario;
 use crate::language::{EngineName, parse};

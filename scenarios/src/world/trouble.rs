@@ -397,7 +397,14 @@ impl World {
                     self.boot_controller(number);
                 }
             }
-            Actor::Driver(_) | Actor::Plugin(..) => {}
+            Actor::Driver(_) => {}
+            Actor::Plugin(number, which) => {
+                self.register_driver(number, which, None);
+                if which == Which::Efs {
+                    // The watchdog of efs-utils looks each second.
+                    self.clock.after(Duration::from_secs(1), Event::IoGoesOn(number));
+                }
+            }
             Actor::Kubelet(number) => self.boot_kubelet(number),
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
-use k8s_openapi::api::storage::v1::CSIDriver;
+use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use kube::api::{Api, Patch, PatchParams};
 use model_node::volume_manager::{self as vm, PodVolume};
 use serde_json::json;
@@ -61,4 +61,17 @@ pub async fn resolve(client: &kube::Client, node: &str, pod: &Pod) -> Result<Vec
         volumes.push(found.map_err(|error| error.to_string())?);
     }
     Ok(volumes)
+}
+
+/// Whether one of these volumes was refused because the node takes no more. What cannot be read is no refusal.
+pub async fn attach_limit(client: &kube::Client, node: &str, waiting: &[std::sync::Arc<vm::VolumeSpec>]) -> bool {
+    let (drivers, attachments) = (Api::<CSIDriver>::all(client.clone()), Api::<VolumeAttachment>::all(client.clone()));
+    for spec in waiting {
+        let name = vm::attachment_name(&spec.handle, &spec.driver, node);
+        let (driver, attachment) = tokio::join!(drivers.get_opt(&spec.driver), attachments.get_opt(&name));
+        if vm::is_exhausted(driver.ok().flatten().as_ref(), attachment.ok().flatten().as_ref()) {
+            return true;
+        }
+    }
+    false
 }

@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 
 use super::drivers::Drivers;
 use super::events::{Note, Recorder};
-use super::requests::{patch_status, resolve};
+use super::requests::{attach_limit, patch_status, resolve};
 use super::server::Registry;
 use super::status::{Times, pod_status};
 use super::volumes::{Executor, find_mounts};
@@ -319,6 +319,14 @@ impl Shell {
                 tokio::spawn(async move {
                     let result = resolve(&client, &node, &api).await;
                     let _ = sender.send(Message::Resolved(uid, result));
+                });
+            }
+            PodEffect::AttachLimit => {
+                let (client, node, sender) = (self.client.clone(), self.config.node_name.clone(), self.sender.clone());
+                let waiting: Vec<_> = self.machine.volumes().waiting(&uid).map(|volume| volume.spec.clone()).collect();
+                tokio::spawn(async move {
+                    let exhausted = attach_limit(&client, &node, &waiting).await;
+                    let _ = sender.send(Message::Input(Input::AttachLimit { pod: uid, exhausted }));
                 });
             }
             PodEffect::SetUpLocal => {

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use emulator_common::csi::{connect, node_call};
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, Patch, PatchParams};
 use model_common::csi;
-use model_node::volume_manager::{Action, Answer, Attachment, ClaimRef, Failure, Found, ResizePhase, VolData, VolumeName};
+use model_node::volume_manager::{
+    Action, Answer, Attachment, ClaimRef, Failure, Found, ResizePhase, VolData, VolumeName, claim_resize_status,
+};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
@@ -65,30 +68,14 @@ impl Executor {
 
     async fn claim_resize(&self, claim: ClaimRef, phase: ResizePhase) -> Result<(), Failure> {
         let claims = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &claim.namespace);
-        let status = match phase {
-            ResizePhase::InProgress => json!({"allocatedResourceStatuses": {"storage": "NodeResizeInProgress"}}),
-            ResizePhase::Finished(_) => {
-                // The size as the user wrote it, not as bytes.
-                let current = claims.get(&claim.name).await.map_err(api)?;
-                let volume = current.spec.as_ref().and_then(|spec| spec.volume_name.clone()).unwrap_or_default();
-                let volume =
-                    Api::<k8s_openapi::api::core::v1::PersistentVolume>::all(self.client.clone()).get(&volume).await.map_err(api)?;
-                let size = volume.spec.and_then(|spec| spec.capacity).and_then(|capacity| capacity.get("storage").cloned());
-                let conditions = current.status.and_then(|status| status.conditions).unwrap_or_default();
-                let ours = ["FileSystemResizePending", "Resizing", "NodeResizeError"];
-                let kept: Vec<_> = conditions.into_iter().filter(|condition| !ours.contains(&condition.type_.as_str())).collect();
-                json!({"capacity": {"storage": size}, "allocatedResourceStatuses": null, "conditions": kept})
-            }
-            ResizePhase::Failed(message) => {
-                let current = claims.get(&claim.name).await.map_err(api)?;
-                let mut conditions: Vec<_> = current.status.and_then(|status| status.conditions).unwrap_or_default();
-                conditions.retain(|condition| condition.type_ != "NodeResizeError");
-                let mut conditions: Vec<_> = conditions.into_iter().map(|condition| json!(condition)).collect();
-                conditions.push(json!({"type": "NodeResizeError", "status": "True", "message": message,
-                    "lastTransitionTime": super::now(), "lastProbeTime": null}));
-                json!({"conditions": conditions})
-            }
+        let current = claims.get(&claim.name).await.map_err(api)?;
+        let volumes = Api::<PersistentVolume>::all(self.client.clone());
+        let volume = match current.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()) {
+            Some(volume) => volumes.get_opt(volume).await.map_err(api)?,
+            None => None,
         };
+        let now = Time(jiff::Timestamp::now());
+        let status = claim_resize_status(&current, volume.as_ref(), &phase, &now);
         let patch = json!({"metadata": {"uid": claim.uid}, "status": status});
         claims.patch_status(&claim.name, &PatchParams::default(), &Patch::Merge(patch)).await.map_err(api)?;
         Ok(())

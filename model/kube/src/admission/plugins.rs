@@ -30,6 +30,7 @@ pub fn csi_drivers() -> Vec<Object> {
                 attach_required: Some(true),
                 pod_info_on_mount: Some(false),
                 fs_group_policy: Some("File".to_owned()),
+                node_allocatable_update_period_seconds: Some(10),
                 ..CSIDriverSpec::default()
             },
         ),

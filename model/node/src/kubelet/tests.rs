@@ -107,6 +107,7 @@ impl Bench {
                 self.log.push(format!("probe {container} {attempt} {kind:?}"));
                 return None;
             }
+            PodEffect::AttachLimit => Input::AttachLimit { pod, exhausted: false },
             PodEffect::Status => return None,
             PodEffect::Arm(timer, wait) => {
                 self.timers.insert(timer, wait);
@@ -278,6 +279,36 @@ fn a_claim_that_cannot_be_used_is_told_and_tried_again() {
                 error processing PVC default/claim: PVC is not bound";
     assert!(out.iter().any(|effect| matches!(effect, Effect::Pod(_, PodEffect::Record { message, .. }) if message == text)), "{out:?}");
     assert!(out.contains(&Effect::Pod("u".into(), PodEffect::Arm(PodTimer::Sync, SYNC_BACKOFF))));
+}
+
+/// kubernetes#95911: the scheduler did not know the node's limit.
+#[test]
+fn a_pod_whose_volume_the_node_cannot_take_fails() {
+    let mut machine = Kubelet::new(Config { node: "n1".into(), layout: Layout { root: "/k".into() }, eager: true });
+    let mut feed = |input: Input| {
+        let mut out = Vec::new();
+        machine.step(&input, &mut out).unwrap();
+        let shown = machine.pod("u").map(|pod| (pod.phase(), pod.verdict.clone()));
+        (out, shown)
+    };
+    feed(Input::Booted(Vec::new()));
+    let bench = Bench::new(spec(RestartPolicy::Always, &[]));
+    let spec = bench.spec.clone();
+    feed(Input::Pod { spec, deleting: None, ended: None, restarts: BTreeMap::new(), running: BTreeMap::new() });
+    feed(Input::Synced);
+    let volume = bench.volume();
+    let attachable = PodVolume { spec: Arc::new(VolumeSpec { attachable: true, ..(*volume.spec).clone() }), ..volume };
+    feed(Input::Resolved { pod: "u".into(), result: Ok(vec![attachable]) });
+    let due = || Input::PodTimer { pod: "u".into(), timer: PodTimer::VolumesDue };
+    let asks = |out: &[Effect]| out.contains(&Effect::Pod("u".into(), PodEffect::AttachLimit));
+    assert!(asks(&feed(due()).0), "it waits for the attachment");
+    let (_, shown) = feed(Input::AttachLimit { pod: "u".into(), exhausted: false });
+    assert_eq!(shown, Some((Phase::Pending, None)));
+    let (out, shown) = feed(Input::AttachLimit { pod: "u".into(), exhausted: true });
+    let message = "Node has insufficient volume attachment capacity for pod: unmounted volumes=[data], unattached volumes=[data]";
+    assert_eq!(shown, Some((Phase::Failed, Some(("VolumeAttachmentLimitExceeded".into(), message.into())))));
+    assert!(out.contains(&Effect::Pod("u".into(), PodEffect::Status)));
+    assert!(!asks(&feed(due()).0), "it has failed");
 }
 
 proptest! {

@@ -32,6 +32,8 @@ pub enum PodTimer {
 pub enum PodEffect {
     /// Read the claims and volumes behind the pod's volumes, live.
     Resolve,
+    /// Look whether one of the pod's volumes cannot be attached because its node takes no more of them.
+    AttachLimit,
     /// Make the pod's directories and the volumes that need no driver.
     SetUpLocal,
     Start {

@@ -93,7 +93,7 @@ impl Observer for Stopwatch {
     }
 
     fn step_done(&mut self, step: &StepReport) {
-        let took = self.started.take().map_or(Duration::ZERO, |started| since(started));
+        let took = self.started.take().map_or(Duration::ZERO, since);
         if self.told {
             eprintln!(
                 "      {:.1} s for {:.0} s, {} inputs, {:.1} GiB",
