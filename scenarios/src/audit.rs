@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use model_kube::object::{Change, Key, Kind, Object};
 use serde_json::{Value, json};
 
@@ -43,6 +44,11 @@ struct Write {
 enum What {
     There(Object),
     Gone(Option<Object>),
+    /// A client that asked for metadata only, as the garbage collector does.
+    Metadata {
+        metadata: Box<ObjectMeta>,
+        gone: bool,
+    },
     /// `pods/binding`: the node.
     Bound(String),
 }
@@ -80,6 +86,11 @@ pub fn audit(sources: &[Source<'_>], names: Option<&[String]>) -> Result<Audited
                 let last = last.or_else(|| objects.get(&write.key).cloned());
                 last.and_then(|last| objects.gone(last)).into_iter().collect()
             }
+            What::Metadata { metadata, gone } => match objects.get(&write.key).and_then(|known| with_metadata(known, &metadata)) {
+                Some(object) if gone => objects.gone(object).into_iter().collect(),
+                Some(object) => objects.there(object),
+                None => Vec::new(),
+            },
             What::Bound(node) => {
                 objects.get(&write.key).and_then(|pod| bound(pod, &node)).map(|pod| objects.there(pod)).unwrap_or_default()
             }
@@ -127,19 +138,29 @@ fn read(from: &str, json: &Value) -> Result<Result<Write, String>, ImportError> 
     let user = text("/user/username");
     let slash = if subresource.is_empty() { "" } else { "/" };
     let words = format!("{from}: {verb} {resource}{slash}{subresource} {name} by {user} at {time}");
-    let object = match body {
-        Some(body) => Some(Object::from_json(kind, body.clone()).map_err(|error| wrong(error.to_string()))?),
-        None => None,
+    let broken = |error: &dyn std::fmt::Display| wrong(error.to_string());
+    let (object, partial) = match body {
+        Some(body) if body["kind"] == "PartialObjectMetadata" => {
+            let metadata: ObjectMeta = serde_json::from_value(body["metadata"].clone()).map_err(|error| broken(&error))?;
+            (None, Some(metadata))
+        }
+        Some(body) => (Some(Object::from_json(kind, body.clone()).map_err(|error| broken(&error))?), None),
+        None => (None, None),
     };
-    let version = object.as_ref().map_or(0, Object::resource_version);
-    // A write that ends a deletion shows the object as it was: without a version of its own.
-    let version = if verb != "delete" && object.as_ref().is_some_and(|object| is_gone(verb, object)) { 0 } else { version };
+    let metadata = partial.as_ref().or(object.as_ref().map(Object::metadata));
+    let gone = metadata.is_some_and(|metadata| is_gone(verb, metadata));
+    let version = match metadata.and_then(|metadata| metadata.resource_version.as_deref()) {
+        // A write that ends a deletion shows the object as it was: without a version of its own.
+        _ if gone && verb != "delete" => 0,
+        version => version.and_then(|version| version.parse().ok()).unwrap_or(0),
+    };
     let what = match (verb, subresource, object) {
         ("create", "binding", _) => What::Bound(text("/requestObject/target/name").to_owned()),
         ("create", "eviction", _) => return Ok(Err("evictions: the deletion that follows is judged".into())),
+        (_, _, None) if let Some(metadata) = partial => What::Metadata { metadata: Box::new(metadata), gone },
         ("delete", _, None) => What::Gone(None),
         (_, _, None) => return Ok(Err("writes whose object is not in the log: its policy needs the level RequestResponse".into())),
-        (_, _, Some(object)) if is_gone(verb, &object) => What::Gone(Some(object)),
+        (_, _, Some(object)) if gone => What::Gone(Some(object)),
         (_, _, Some(object)) => What::There(object),
     };
     let by_user = import::is_user(user);
@@ -147,11 +168,16 @@ fn read(from: &str, json: &Value) -> Result<Result<Write, String>, ImportError> 
 }
 
 /// Whether an object is no more after a write: nothing held it (registry/generic/registry/store.go, `Delete` and `deleteWithoutFinalizers`).
-fn is_gone(verb: &str, object: &Object) -> bool {
-    let metadata = object.metadata();
+fn is_gone(verb: &str, metadata: &ObjectMeta) -> bool {
     let held = metadata.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty());
     let grace = metadata.deletion_grace_period_seconds.unwrap_or(0) > 0;
     !held && !grace && (metadata.deletion_timestamp.is_some() || verb == "delete")
+}
+
+fn with_metadata(object: &Object, metadata: &ObjectMeta) -> Option<Object> {
+    let mut json = object.to_json().ok()?;
+    json["metadata"] = json!(metadata);
+    Object::from_json(&object.kind(), json).ok()
 }
 
 /// A pod as the binding leaves it; its version is told by the next write.
