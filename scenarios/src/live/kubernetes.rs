@@ -68,6 +68,14 @@ fn to_json(object: &DynamicObject) -> Result<Value, EngineError> {
     serde_json::to_value(object).map_err(|error| EngineError::Transport { operation: "read an object".into(), message: error.to_string() })
 }
 
+/// An object of a list, in which the server leaves out what is said of the list.
+fn item(object: &DynamicObject, resource: &ApiResource) -> Result<Value, EngineError> {
+    let mut json = to_json(object)?;
+    json["apiVersion"] = resource.api_version.clone().into();
+    json["kind"] = resource.kind.clone().into();
+    Ok(json)
+}
+
 impl Cluster {
     pub(super) async fn connect(kubeconfig: &Path) -> Result<Self, EngineError> {
         let failed = |message: String| EngineError::Transport { operation: format!("read {}", kubeconfig.display()), message };
@@ -119,13 +127,14 @@ impl Cluster {
     }
 
     pub(super) async fn list(&mut self, api_version: Option<&str>, kind: &str, namespace: Option<&str>) -> Result<Vec<Value>, EngineError> {
+        let (resource, _) = self.resource(api_version, kind).await?;
         let list = self
             .api(api_version, kind, namespace)
             .await?
             .list(&ListParams::default())
             .await
             .map_err(|error| convert(&format!("list {kind}"), error))?;
-        list.items.iter().map(to_json).collect()
+        list.items.iter().map(|object| item(object, &resource)).collect()
     }
 
     /// All objects of a kind in all namespaces.

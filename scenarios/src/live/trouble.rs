@@ -98,7 +98,8 @@ impl Troubles {
                 self.made += 1;
                 let code: Option<Code> = code.as_deref().map(code_of).transpose().map_err(EngineError::Unsupported)?;
                 self.csi.push(Rule {
-                    id: format!("{}-{}", std::process::id(), self.made),
+                    // Drivers outlive runs, and count the hits of a rule by its id.
+                    id: format!("{:x}-{}", super::check::now().as_nanos(), self.made),
                     call: call.clone(),
                     node: node.as_deref().map(|node| nodes.there(node).to_owned()),
                     volume: volume.clone(),
