@@ -265,6 +265,20 @@ pub fn claims_of(pod: &Pod) -> impl Iterator<Item = String> + '_ {
     pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter_map(move |volume| claim_of(pod, volume))
 }
 
+/// Whether the kubelet is done with a pod that goes, or somebody forced it away (pvc_protection_controller.go, `podIsShutDown`). A
+/// finalizer may keep the object.
+pub fn is_shut_down(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some() && pod.metadata.deletion_grace_period_seconds == Some(0)
+}
+
+/// Whether a scheduled pod that refers to a claim keeps it from going: until the pod's object is gone, even when the pod has finished. The
+/// claim that was made for the pod is free as soon as that has shut down.
+pub fn holds_claim(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
+    let owned = claim.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref());
+    let free = owned && is_shut_down(pod);
+    !node_of(pod).is_empty() && !free
+}
+
 /// Whether all is over for a pod: Succeeded or Failed.
 pub fn is_finished(pod: &Pod) -> bool {
     matches!(phase_of(pod), "Succeeded" | "Failed")

@@ -10,6 +10,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use model_common::csi::{ContentSource, ControllerCall, ControllerReply};
+use model_kube::controllers::holds_claim;
 use model_kube::selector;
 
 use super::attach::Attach;
@@ -244,7 +245,7 @@ impl Claims {
             }
         }
         let Some(old) = old else { return };
-        let blocks = || known.pods_on_claim(id).find(|(_, pod)| pod.node.is_some());
+        let blocks = || known.pods_on_claim(id).find(|(_, pod)| holds_claim(&pod.object, old));
         if new.is_none()
             && let Some((pod, _)) = blocks()
         {

@@ -145,7 +145,12 @@ const ALL: [Invariant; 44] = {
             Api,
             "a volume of policy Retain is never deleted by its driver, and a Bound claim never changes its volume",
         ),
-        row("S13", "claim-outlives-pods", Api, "a claim vanishes only when no scheduled pod that has not ended refers to it"),
+        row(
+            "S13",
+            "claim-outlives-pods",
+            Api,
+            "a claim vanishes only when no scheduled pod refers to it; an ephemeral one when its pod has shut down",
+        ),
         row("S14", "in-use-reported", Virtual, "a volume that is mounted, or being mounted, is in its node's volumesInUse"),
         row(
             "S15",

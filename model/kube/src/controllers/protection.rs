@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 
-use super::{claims_of, drop_finalizer, has_finalizer, is_finished, name, namespace, node_of};
+use super::{claims_of, drop_finalizer, has_finalizer, holds_claim, name, namespace};
 use crate::machine::{Backoff, Cache, Effect, Index, Input, Queue, Reject};
 use crate::object::{Key, Kind, Object, Typed};
 use crate::write::Write;
@@ -96,12 +96,9 @@ impl ClaimProtection {
     }
 }
 
-/// Whether a pod of the claim's namespace is scheduled and refers to it. A finished pod blocks an ordinary claim too, until the pod object is
-/// gone; the claim that was made for a pod is free as soon as that pod has finished.
+/// Whether a pod of the claim's namespace refers to it, and keeps it.
 fn holds(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
-    let owned = claim.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref());
-    let free = owned && is_finished(pod);
-    !node_of(pod).is_empty() && !free && claims_of(pod).any(|used| used == name(&claim.metadata))
+    holds_claim(pod, claim) && claims_of(pod).any(|used| used == name(&claim.metadata))
 }
 
 /// `pv-protection-controller`.

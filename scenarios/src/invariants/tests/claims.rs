@@ -109,6 +109,25 @@ pub const PAIRS: &[Pair] = &[
         },
     },
     Pair {
+        invariant: "claim-outlives-pods",
+        what: "a claim that was made for a pod goes when the pod has ended, and when it has shut down, held by a finalizer",
+        bad: |h| {
+            h.claim(
+                "p1-data",
+                json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p1", "uid": "uid-p1"}]}}),
+            );
+            h.pod("p1", "p1-data", Some("n1")).phase(Kind::Pod, "p1", "Succeeded").gone(Kind::PersistentVolumeClaim, "p1-data");
+        },
+        near: |h| {
+            h.claim(
+                "p1-data",
+                json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p1", "uid": "uid-p1"}]}}),
+            );
+            h.pod("p1", "p1-data", Some("n1")).deleting(Kind::Pod, "p1");
+            h.put(Kind::Pod, "p1", json!({"metadata": {"deletionGracePeriodSeconds": 0}})).gone(Kind::PersistentVolumeClaim, "p1-data");
+        },
+    },
+    Pair {
         invariant: "no-leak",
         what: "incident 47, prov#131: a volume was made, its maker was told that it timed out, and the claim is gone",
         bad: |h| h.see(Seen::VolumeMade { volume: "lost", multi_attach: false, tags: &named("pvc-gone") }),

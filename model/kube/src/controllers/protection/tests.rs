@@ -1,6 +1,8 @@
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
 
-use super::{CLAIM_FINALIZER, ClaimProtection, has_finalizer};
+use super::{CLAIM_FINALIZER, ClaimProtection, has_finalizer, holds_claim};
 use crate::machine::{Effect, Input};
 use crate::object::{Change, Key, Kind};
 use crate::testing::{World, claim, class, object, pod, volume};
@@ -36,6 +38,28 @@ fn a_pod_without_a_node_holds_nothing() {
     world.delete(Kind::PersistentVolumeClaim, "default", "c");
     world.settle();
     assert!(world.store.object(&Key::new(Kind::PersistentVolumeClaim, "default", "c")).is_none());
+}
+
+/// As the API server's audit log of External.Storage's ephemeral volumes shows: a finalizer keeps the object of a pod whose kubelet is done
+/// with it.
+#[test]
+fn the_claim_of_an_ephemeral_volume_is_free_when_its_pod_has_shut_down() {
+    let pod = |change: serde_json::Value| -> Pod {
+        let mut json = pod("app", "c");
+        json["metadata"]["uid"] = "u".into();
+        json["spec"]["nodeName"] = "node-a".into();
+        json["metadata"].as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        object(json).get::<Pod>().unwrap().as_ref().clone()
+    };
+    let claim = |owner: &str| -> PersistentVolumeClaim {
+        let mut json = claim("c", "", "ReadWriteOnce", "1Gi");
+        json["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "Pod", "name": "app", "uid": owner}]);
+        object(json).get::<PersistentVolumeClaim>().unwrap().as_ref().clone()
+    };
+    let gone = |grace: u64| json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": grace});
+    assert!(!holds_claim(&pod(gone(0)), &claim("u")));
+    assert!(holds_claim(&pod(gone(0)), &claim("another")), "an ordinary claim waits for the object's end");
+    assert!(holds_claim(&pod(gone(30)), &claim("u")) && holds_claim(&pod(json!({})), &claim("u")));
 }
 
 /// The watch of pods is behind when the claim is deleted.
