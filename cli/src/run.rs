@@ -181,13 +181,21 @@ fn invariants(format: Format) -> anyhow::Result<ExitCode> {
 fn list(format: Format) -> anyhow::Result<ExitCode> {
     let mut rows = Vec::new();
     for (name, _) in scenarios::library() {
-        let scenario = scenarios::load(name)?;
-        rows.push(vec![(*name).to_owned(), scenario.spec.description.clone()]);
+        rows.push((*name, scenarios::load(name)?));
     }
     match format {
-        Format::Text => print!("{}", crate::output::table(&["NAME", "WHAT"], &rows)),
+        Format::Text => {
+            let rows: Vec<_> = rows.iter().map(|(name, scenario)| vec![(*name).to_owned(), scenario.spec.description.clone()]).collect();
+            print!("{}", crate::output::table(&["NAME", "WHAT"], &rows));
+        }
         Format::Json => {
-            let all: Vec<_> = rows.iter().map(|row| serde_json::json!({"name": row[0], "description": row[1]})).collect();
+            let all: Vec<_> = rows
+                .iter()
+                .map(|(name, scenario)| {
+                    let not_virtual = scenario.why_not_in(EngineName::Sim);
+                    serde_json::json!({"name": name, "description": scenario.spec.description, "notVirtual": not_virtual})
+                })
+                .collect();
             println!("{}", serde_json::to_string_pretty(&all)?);
         }
     }

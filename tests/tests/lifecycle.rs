@@ -271,8 +271,14 @@ fn the_demo_cleans_up_when_it_is_interrupted() {
 fn the_library_runs_in_virtual_time() {
     let list = Command::new(program()).args(["run", "--list", "-o", "json"]).output().expect("ebbtide");
     let list: serde_json::Value = serde_json::from_slice(&list.stdout).expect("JSON");
-    let names: Vec<&str> = list.as_array().into_iter().flatten().filter_map(|entry| entry["name"].as_str()).collect();
-    assert!(names.len() >= 4, "{names:?}");
+    let (names, others): (Vec<_>, Vec<_>) = list.as_array().into_iter().flatten().partition(|entry| entry["notVirtual"].is_null());
+    assert!(names.len() > 100 && others.len() < 10, "{others:?}");
+    for entry in others {
+        let output = Command::new(program()).args(["run", entry["name"].as_str().expect("a name")]).output().expect("ebbtide");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output).contains(entry["notVirtual"].as_str().expect("a reason")), "{entry}: {}", text(&output));
+    }
+    let names = names.iter().filter_map(|entry| entry["name"].as_str());
     for name in names {
         let run = || {
             let output = Command::new(program()).args(["run", name, "--seed", "7", "-o", "json"]).output().expect("ebbtide");
