@@ -37,7 +37,16 @@ impl<'a> VolumeXml<'a> {
         Self { seed: ctx.world.seed, zone_id, volume, attachments: false }
     }
 
+    /// What DescribeVolumes shows is kept with the volume; a reply has a copy of its own.
     pub fn write(&self, out: &mut String) {
+        if self.attachments {
+            self.volume.shown.write(out, |out| self.write_elements(out));
+        } else {
+            self.write_elements(out);
+        }
+    }
+
+    fn write_elements(&self, out: &mut String) {
         let Self { seed, zone_id, volume, attachments } = *self;
         let id = volume.key.shown(seed);
         let source = |wanted: bool| volume.source_id.as_deref().filter(|_| wanted);

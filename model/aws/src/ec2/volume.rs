@@ -18,7 +18,7 @@ use super::modification::Modification;
 use super::records::Changed;
 use super::snapshot::SnapshotStatus;
 use super::spec::{Asked, Spec, VolumeType};
-use super::{Effect, Kind, Reject, Reply, State, Tags, Timer, Work, tags};
+use super::{Effect, Kind, Memo, Reject, Reply, State, Tags, Timer, Work, tags};
 use crate::{At, kms};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -73,6 +73,9 @@ pub struct Volume {
     pub snapshot_rate: bool,
     /// Noted for CreateTime; nothing is decided on it.
     pub created_at: At,
+    /// As DescribeVolumes shows it.
+    #[serde(skip)]
+    pub shown: Memo,
 }
 
 fn is_zero(n: &u8) -> bool {
@@ -322,6 +325,7 @@ impl State {
             recent_modifications: BTreeSet::new(),
             snapshot_rate: false,
             created_at: at,
+            shown: Memo::default(),
         };
         self.volume_index.add(key, &volume.facets());
         self.volume_index.add_tags(key, &volume.tags);
@@ -365,6 +369,7 @@ impl State {
         let Some(volume) = self.volumes.get_mut(&key) else { return };
         let before = volume.facets();
         change(volume);
+        volume.shown.forget();
         let after = volume.facets();
         self.volume_index.replace(key, &before, &after);
         self.dirty.insert(Changed::Volume(key));
