@@ -310,11 +310,16 @@ impl VolumeManager {
         (self.ever_reported && self.reporting.is_none()).then_some(&self.reported)
     }
 
-    /// The attachable volumes, desired or actual.
+    /// The attachable volumes, desired or actual. Also those whose attachment is being read: what that read says counts only if the
+    /// flag stood all the while (§2.5), and another pod may want the volume before it ends.
     pub fn volumes_in_use(&self) -> BTreeSet<VolumeName> {
         let desired = self.desired.values().flat_map(|want| &want.volumes).filter(|volume| volume.spec.attachable);
         let actual = self.actual.iter().filter(|(_, volume)| volume.attachable == Attachable::Yes);
-        desired.map(|volume| volume.spec.name.clone()).chain(actual.map(|(name, _)| name.clone())).collect()
+        let read = self.running.values().filter_map(|op| match op {
+            Op::Verify(spec) => Some(spec.name.clone()),
+            Op::NodeStatus | Op::Mount(_) | Op::Unmount(_) | Op::UnmountDevice(_) | Op::Expand(_) => None,
+        });
+        desired.map(|volume| volume.spec.name.clone()).chain(actual.map(|(name, _)| name.clone())).chain(read).collect()
     }
 
     /// The pod's volumes (their names in the pod) that are not mounted for certain.

@@ -178,12 +178,36 @@ fn a_volume_that_a_report_under_way_leaves_out_is_not_mounted() {
     assert!(acts(&feed(&mut machine, Input::Reported(BTreeSet::from([spec().name])))));
     // The pod goes before anything was mounted, and comes back before the API knows that it had gone.
     let key = machine.running.keys().next().cloned().unwrap();
-    assert!(reports(&feed(&mut machine, Input::Unwant("a".into()))));
     feed(&mut machine, Input::Done { op: key.clone(), result: Err(Failure::Api("cut off".into())) });
+    assert!(reports(&feed(&mut machine, Input::Unwant("a".into()))));
     feed(&mut machine, Input::Fired(Timer::Backoff(key)));
     assert!(!acts(&feed(&mut machine, Input::Want(want("b")))));
     assert!(reports(&feed(&mut machine, Input::Reported(BTreeSet::new()))));
     assert!(acts(&feed(&mut machine, Input::Reported(BTreeSet::from([spec().name])))));
+}
+
+/// Found by the reference: the flag was taken back while the attachment was read, and another pod came. What was read did not count
+/// any more, for the controller may have detached in between.
+#[test]
+fn a_volume_whose_attachment_is_being_read_stays_in_use() {
+    let mut machine = VolumeManager::new(config());
+    let mut feed = |input: Input| {
+        let mut out = Vec::new();
+        machine.step(&input, &mut out).unwrap();
+        out
+    };
+    let reports = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::ReportInUse(_)));
+    let attached = BTreeSet::from([spec().name]);
+    feed(Input::Booted(Vec::new()));
+    feed(Input::SourcesReady);
+    feed(Input::Reported(BTreeSet::new()));
+    feed(Input::NodeAttached(attached.clone()));
+    feed(Input::Want(want("a")));
+    let reads = feed(Input::Reported(attached.clone()));
+    let [Effect::Do { op, action: Action::ReadNode }] = reads.as_slice() else { panic!("{reads:?}") };
+    assert!(!reports(&feed(Input::Unwant("a".into()))), "the attachment is being read");
+    let ended = feed(Input::Done { op: op.clone(), result: Ok(Answer::Attached(attached)) });
+    assert!(ended.contains(&Effect::ReportInUse(BTreeSet::new())), "{ended:?}");
 }
 
 #[test]
