@@ -245,6 +245,10 @@ pub struct RunArgs {
     /// Run on the real devices of a running ebbtide (start one with `ebbtide up`).
     #[arg(long)]
     pub live: bool,
+    /// With --live, of a directory or the whole library: also those scenarios that take longer than 5 minutes. One that is named is
+    /// played, however long it takes.
+    #[arg(long, requires = "live")]
+    pub long: bool,
     /// The seed of all choices in virtual time.
     #[arg(long, conflicts_with = "live")]
     pub seed: Option<u64>,

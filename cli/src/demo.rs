@@ -84,7 +84,7 @@ async fn exercises(places: &Places, guard: &mut Guard) -> anyhow::Result<ExitCod
     for (name, _) in scenarios::library().iter().filter(|(name, _)| EXERCISES.contains(name)) {
         let scenario = scenarios::load(name)?;
         println!("{name}: {}", scenario.spec.description);
-        let report = scenarios::live::run(&scenario, &target, &mut Teller).await;
+        let report = scenarios::live::run(&scenario, &target, &scenarios::live::Stop::default(), &mut Teller).await;
         for violation in &report.violations {
             println!("  VIOLATED {}: {}", violation.invariant, violation.message);
         }

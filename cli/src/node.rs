@@ -125,11 +125,11 @@ async fn keep(config: NodeConfig, starts: Starts, stop: CancellationToken) {
     let off = config.places().node(&config.name).join(OFF);
     let mut waits = Waits(REBOOT);
     loop {
-        while off.exists() {
+        if off.exists() {
             waits = Waits(REBOOT);
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(REBOOT) => {}
+            without_power(&config, &off, &stop).await;
+            if stop.is_cancelled() {
+                return;
             }
         }
         let started = Instant::now();
@@ -163,6 +163,25 @@ async fn keep(config: NodeConfig, starts: Starts, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }
+    }
+}
+
+/// Until a node is switched on again, or everything stops: EC2 goes on with its volumes meanwhile.
+async fn without_power(config: &NodeConfig, off: &Path, stop: &CancellationToken) {
+    let over = stop.child_token();
+    let hand = tokio::spawn(emulator_node::off::run(Arc::new(config.clone()), over.clone()));
+    while off.exists() && !stop.is_cancelled() {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(REBOOT) => {}
+        }
+    }
+    over.cancel();
+    // The node's own agent comes after it.
+    match hand.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(node = config.name, "its devices while it had no power: {:#}", anyhow::Error::from(error)),
+        Err(error) => tracing::error!(node = config.name, "its devices while it had no power: {error}"),
     }
 }
 

@@ -1,16 +1,20 @@
 //! `ebbtide run`: a scenario in virtual time or on real devices.
 
+mod live;
+mod several;
+
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use scenarios::invariants::Reach;
 use scenarios::language::EngineName;
-use scenarios::report::{Case, OpReport, StepReport, Verdict};
+use scenarios::report::Case;
 use scenarios::search::Trace;
-use scenarios::{Observer, Report, Scenario};
+use scenarios::{Report, Scenario, Silent};
 
 use crate::args::{Format, RunArgs};
-use crate::state::Up;
+pub use live::Teller;
+use live::{INTERRUPTED, Live};
 
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if args.schema {
@@ -42,7 +46,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         (_, Some(_)) => bail!("--seeds takes one scenario, not {}", all.len()),
         (_, None) if args.part.is_given() => bail!("--shard and --keep-going go with --seeds"),
         ([(origin, scenario)], None) => vec![one(origin, scenario, args)?],
-        (_, None) => several(&all, args)?,
+        (_, None) => several::several(&all, args)?,
     };
     match (args.data.output, &cases[..]) {
         (Format::Json, [case]) => println!("{}", serde_json::to_string_pretty(&json(case)?)?),
@@ -54,8 +58,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(file) = &args.junit {
         std::fs::write(file, scenarios::report::junit(&cases)).with_context(|| format!("cannot write {}", file.display()))?;
     }
-    let failed = cases.iter().any(|case| matches!(case, Case::Played { report, .. } if !report.passed));
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let any = |of: fn(&Report) -> bool| cases.iter().any(|case| matches!(case, Case::Played { report, .. } if of(report)));
+    Ok(match any(|report| report.interrupted) {
+        true => ExitCode::from(INTERRUPTED),
+        false if any(|report| !report.passed) => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
 }
 
 fn json(case: &Case) -> serde_json::Result<serde_json::Value> {
@@ -81,21 +89,43 @@ fn one(origin: &str, scenario: &Scenario, args: &RunArgs) -> anyhow::Result<Case
         let how = if scenario.plays_in(other) { format!("; run it {how}") } else { String::new() };
         bail!("{} cannot be played {place}: {why}{how}", scenario.metadata.name);
     }
-    play(origin, scenario, false, args)
+    if !args.live {
+        return virtually(origin, scenario, args);
+    }
+    let live = Live::new(args)?;
+    let report = match args.data.output {
+        Format::Json => live.run(scenario, &mut Silent),
+        Format::Text => live.run(scenario, &mut Teller),
+    };
+    if args.data.output == Format::Text {
+        tell_end(&report);
+    }
+    Ok(Case::Played { again: again(origin, &report, args), report })
+}
+
+/// The end of a live run, whose steps were told as they went.
+fn tell_end(report: &Report) {
+    for violation in &report.violations {
+        println!("  VIOLATED {} after `{}`: {}", violation.invariant, violation.step, violation.message);
+    }
+    if let Some(error) = &report.error {
+        println!("  error: {error}");
+    }
+    for left in &report.left {
+        println!("  LEFT BEHIND {left}");
+    }
+    println!("  {} in {}", report.verdict(), scenarios::report::short(report.wall));
 }
 
 fn world(args: &RunArgs) -> EngineName {
     if args.live { EngineName::Live } else { EngineName::Sim }
 }
 
-fn play(origin: &str, scenario: &Scenario, quiet: bool, args: &RunArgs) -> anyhow::Result<Case> {
+fn virtually(origin: &str, scenario: &Scenario, args: &RunArgs) -> anyhow::Result<Case> {
     let played = |report: Report| {
         let again = again(origin, &report, args);
         Case::Played { report, again }
     };
-    if args.live {
-        return Ok(played(live(scenario, quiet, args)?));
-    }
     let seed = args.seed.unwrap_or(scenario.spec.seed);
     if args.trace.is_none() && args.report.is_none() {
         return Ok(played(scenarios::world::run(scenario, seed)));
@@ -108,51 +138,6 @@ fn play(origin: &str, scenario: &Scenario, quiet: bool, args: &RunArgs) -> anyho
         crate::search::picture(file, &trace, &report, &again(origin, &report, args))?;
     }
     Ok(played(report))
-}
-
-/// Plays many scenarios, each told in one line.
-fn several(all: &[(String, Scenario)], args: &RunArgs) -> anyhow::Result<Vec<Case>> {
-    if args.trace.is_some() || args.report.is_some() {
-        bail!("--trace and --report take one scenario, not {}", all.len());
-    }
-    let (engine, elsewhere) = if args.live { ("live", "not on real devices") } else { ("virtual", "not in virtual time") };
-    let width = all.iter().map(|(_, scenario)| scenario.metadata.name.chars().count()).max().unwrap_or(0);
-    let text = args.data.output == Format::Text;
-    let mut cases = Vec::new();
-    let mut failed = 0;
-    for (origin, scenario) in all {
-        let name = &scenario.metadata.name;
-        if let Some(why) = scenario.why_not_in(world(args)) {
-            if text {
-                println!("{name:<width$}  not played: {why}");
-            }
-            cases.push(Case::NotPlayed { scenario: name.clone(), engine, why });
-            continue;
-        }
-        let case = play(origin, scenario, true, args)?;
-        if let Case::Played { report, again } = &case {
-            failed += usize::from(!report.passed);
-            if text {
-                let verdict = match (scenario.expected(), report.passed) {
-                    (Some(expect), true) => format!("ok, {} violated as expected", expect.violated),
-                    (None, true) => "ok".into(),
-                    (_, false) => "FAILED".into(),
-                };
-                let time = report.virtual_time.map(|time| format!("{} virtual, ", scenarios::report::short(time))).unwrap_or_default();
-                println!("{name:<width$}  {verdict} ({time}{} real)", scenarios::report::short(report.wall));
-                if !report.passed {
-                    println!("{}  again: {again}", report.to_text());
-                }
-            }
-        }
-        cases.push(case);
-    }
-    if text {
-        let absent = cases.iter().filter(|case| matches!(case, Case::NotPlayed { .. })).count();
-        let absent_text = if absent > 0 { format!(", {absent} {elsewhere}") } else { String::new() };
-        println!("{} passed, {failed} failed{absent_text}", cases.len() - absent - failed);
-    }
-    Ok(cases)
 }
 
 fn invariants(format: Format) -> anyhow::Result<ExitCode> {
@@ -202,19 +187,6 @@ fn list(format: Format) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn live(scenario: &Scenario, quiet: bool, args: &RunArgs) -> anyhow::Result<Report> {
-    let places = args.data.places()?;
-    let target = Up::running(&places)?.target(&places);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let quiet = args.data.output == Format::Json || quiet;
-    Ok(runtime.block_on(async {
-        match quiet {
-            true => scenarios::live::run(scenario, &target, &mut scenarios::Silent).await,
-            false => scenarios::live::run(scenario, &target, &mut Teller).await,
-        }
-    }))
-}
-
 /// `1..100`: both ends count.
 pub fn range(text: &str) -> anyhow::Result<std::ops::RangeInclusive<u64>> {
     let parsed = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..=to.trim_start_matches('=').parse().ok()?));
@@ -259,36 +231,6 @@ fn seeds(origin: &str, scenario: &Scenario, text: &str, args: &RunArgs) -> anyho
         }
     }
     Ok(if failed.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// Tells a live run on the terminal while it goes on.
-pub struct Teller;
-
-impl Observer for Teller {
-    fn step_started(&mut self, number: usize, of: usize, name: &str) {
-        println!("  [{number}/{of}] {name}");
-    }
-
-    fn operation_done(&mut self, operation: &OpReport) {
-        let sign = if operation.failure.is_some() { "✗" } else { "·" };
-        println!("      {sign} {} ({})", operation.what, scenarios::report::short(operation.took));
-        for detail in &operation.details {
-            println!("          {}", detail.replace('\n', "\n          "));
-        }
-        if let Some(failure) = &operation.failure {
-            println!("        {}", failure.replace('\n', "\n        "));
-        }
-    }
-
-    fn step_done(&mut self, step: &StepReport) {
-        if step.verdict == Verdict::Failed {
-            println!("      FAILED after {}", scenarios::report::short(step.took));
-        }
-    }
-
-    fn note(&mut self, text: &str) {
-        println!("      {text}");
-    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let report = match words.as_slice() {
-        ["--live", endpoint, kubeconfig, name] => live::run(&load(name)?, &Target::new(*endpoint, *kubeconfig), &mut Print).await,
+        ["--live", endpoint, kubeconfig, name] => {
+            live::run(&load(name)?, &Target::new(*endpoint, *kubeconfig), &live::Stop::default(), &mut Print).await
+        }
         [name] => {
             let scenario = load(name)?;
             world::run_watched(&scenario, scenario.spec.seed, &mut Print)

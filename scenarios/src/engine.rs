@@ -19,6 +19,9 @@ pub enum EngineError {
     /// This world cannot do that at all.
     #[error("{0}")]
     Unsupported(String),
+    /// Whoever started the run ended it.
+    #[error("interrupted")]
+    Interrupted,
     /// The other side could not be reached or made no sense.
     #[error("{operation}: {message}")]
     Transport { operation: String, message: String },
@@ -27,7 +30,7 @@ pub enum EngineError {
 impl EngineError {
     /// Whether asking again later can help.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Unsupported(_))
+        matches!(self, Self::Unsupported(_) | Self::Interrupted)
     }
 }
 
@@ -66,7 +69,11 @@ pub trait Engine {
     fn poll_every(&self) -> Duration;
     /// Whether things made here outlive the run, so that a failed run must be taken down.
     fn is_live(&self) -> bool;
-    /// Lets time pass.
+    /// Whether whoever started the run wants it to end: nothing more is begun, and what was made is taken down.
+    fn stopped(&self) -> bool {
+        false
+    }
+    /// Lets time pass; less of it when the run is to end meanwhile.
     async fn pause(&mut self, span: Duration);
     /// A call to AWS; the answer is what the aws CLI prints.
     async fn aws(&mut self, service: &str, command: &str, parameters: &Value) -> Result<Value, EngineError>;

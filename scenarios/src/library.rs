@@ -73,7 +73,7 @@ pub fn load(path_or_name: &str) -> Result<Scenario, LoadError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::language::EngineName;
+    use crate::language::{EngineName, Fault, Op};
 
     #[test]
     fn the_library_loads_under_its_names() {
@@ -93,6 +93,29 @@ mod tests {
                 let wanted = nodes.iter().filter(|other| other.zone == node.zone).count();
                 let there = world.nodes().iter().filter(|other| other.zone == node.zone).count();
                 assert!(there >= wanted, "{} wants {wanted} nodes in {}", scenario.metadata.name, node.zone);
+            }
+        }
+    }
+
+    fn operations(scenario: &Scenario) -> impl Iterator<Item = &Op> {
+        scenario.spec.steps.iter().flat_map(|step| step.attempt.iter().chain(&step.catch).chain(&step.finally))
+    }
+
+    #[test]
+    fn what_is_not_played_on_real_devices_says_why_and_the_rest_can_be() {
+        let seen = crate::live::check::names(None, true);
+        for (name, scenario) in load_all("library").unwrap() {
+            assert!(scenario.spec.engines.is_none(), "{name}: say in notIn why a world cannot play it");
+            if !scenario.plays_in(EngineName::Live) {
+                continue;
+            }
+            for op in operations(&scenario) {
+                if let Op::Fault(Fault::Cluster(trouble)) = op {
+                    assert_eq!(crate::live::trouble::why_not(trouble), None, "{name}: {trouble:?}");
+                }
+            }
+            for violated in scenario.expected().iter().map(|expect| expect.violated.as_str()) {
+                assert!(violated == "no-leak" || seen.iter().any(|seen| seen == violated), "{name}: nobody sees {violated} there");
             }
         }
     }

@@ -6,7 +6,8 @@ pub mod check;
 mod kubernetes;
 mod nodes;
 mod query;
-mod trouble;
+mod stop;
+pub(crate) mod trouble;
 mod xml;
 
 use std::collections::BTreeSet;
@@ -24,6 +25,7 @@ use crate::language::{Fault, Scenario, Target as ObjectTarget};
 use crate::report::{Observer, Report};
 use crate::runner;
 use nodes::Nodes;
+pub use stop::Stop;
 use trouble::Troubles;
 
 /// The machines below a cluster, for who started them: what a live run can do to them.
@@ -63,13 +65,13 @@ impl Target {
     }
 }
 
-/// Plays a scenario on real devices. A run that fails takes down what it made.
-pub async fn run(scenario: &Scenario, target: &Target, observer: &mut dyn Observer) -> Report {
+/// Plays a scenario on real devices, until `stop` at most. A run that fails or is stopped takes down what it made.
+pub async fn run(scenario: &Scenario, target: &Target, stop: &Stop, observer: &mut dyn Observer) -> Report {
     let start = Instant::now();
-    let played = match Live::new(scenario, target, start).await {
+    let played = match Live::new(scenario, target, start, stop).await {
         Ok(mut live) => {
             let played = runner::play(scenario, &mut live, observer).await;
-            if let Err(error) = live.troubles.clear().await {
+            if let Err(error) = live.end().await {
                 observer.note(&format!("a fault of this run is still at work: {error}"));
             }
             played
@@ -80,9 +82,11 @@ pub async fn run(scenario: &Scenario, target: &Target, observer: &mut dyn Observ
         scenario: scenario.metadata.name.clone(),
         engine: "live",
         passed: played.passed,
+        interrupted: played.interrupted,
         steps: played.steps,
         violations: played.violations,
         error: played.error,
+        left: played.left,
         seed: None,
         digest: None,
         inputs: None,
@@ -102,6 +106,21 @@ struct Live {
     troubles: Troubles,
     aws: aws::Client,
     kubernetes: kubernetes::Cluster,
+    stop: Stop,
+    /// The nodes that were Ready when the run began.
+    ready: BTreeSet<String>,
+}
+
+/// How long nodes that had no power may take to be Ready again.
+const BOOT: Duration = Duration::from_secs(60);
+
+/// The names of those of these nodes that are Ready.
+fn ready(nodes: &[Value]) -> BTreeSet<String> {
+    let is_ready = |node: &&Value| {
+        let conditions = node.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+        conditions.into_iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+    };
+    nodes.iter().filter(is_ready).map(|node| text(node, "/metadata/name")).collect()
 }
 
 impl Drop for Live {
@@ -122,9 +141,10 @@ async fn look_on(check: Arc<Mutex<check::Check>>) {
 }
 
 impl Live {
-    async fn new(scenario: &Scenario, target: &Target, start: Instant) -> Result<Self, EngineError> {
+    async fn new(scenario: &Scenario, target: &Target, start: Instant, stop: &Stop) -> Result<Self, EngineError> {
         let mut kubernetes = kubernetes::Cluster::connect(&target.kubeconfig).await?;
-        let nodes = Nodes::find(scenario, &kubernetes.list(None, "Node", None).await?)?;
+        let cluster = kubernetes.list(None, "Node", None).await?;
+        let (nodes, ready) = (Nodes::find(scenario, &cluster)?, ready(&cluster));
         let place = check::Place { kubeconfig: target.kubeconfig.clone(), ec2: Some(target.clone()), names: None };
         let mut check = check::Check::begin(&place).await?;
         // What did not hold before is not this scenario's.
@@ -132,7 +152,25 @@ impl Live {
         let check = Arc::new(Mutex::new(check));
         let looking = tokio::spawn(look_on(check.clone()));
         let (troubles, aws) = (Troubles::new(target), aws::Client::new(target));
-        Ok(Self { start, began: check::now(), check, looking, nodes, troubles, aws, kubernetes })
+        Ok(Self { start, began: check::now(), check, looking, nodes, troubles, aws, kubernetes, stop: stop.clone(), ready })
+    }
+
+    /// Ends all trouble of this run; the nodes are Ready again afterwards, for whoever comes next.
+    async fn end(&mut self) -> Result<(), EngineError> {
+        self.troubles.clear().await?;
+        let since = Instant::now();
+        loop {
+            let now = ready(&self.kubernetes.list(None, "Node", None).await?);
+            let away: Vec<&str> = self.ready.difference(&now).map(String::as_str).collect();
+            if away.is_empty() {
+                return Ok(());
+            }
+            if since.elapsed() > BOOT {
+                let message = format!("not Ready after {BOOT:?}: {}", away.join(", "));
+                return Err(EngineError::Transport { operation: "wait for the nodes".into(), message });
+            }
+            tokio::time::sleep(self.poll_every()).await;
+        }
     }
 
     /// All items of a describe that answers in pages.
@@ -162,6 +200,13 @@ fn text(value: &Value, pointer: &str) -> String {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
+/// Whether an event was told, for the last time, since then. Most of their times have no more than seconds.
+fn told_since(event: &Value, began: Duration) -> bool {
+    let times = ["/lastTimestamp", "/series/lastObservedTime", "/eventTime", "/metadata/creationTimestamp"];
+    let last = times.iter().filter_map(|pointer| event.pointer(pointer)?.as_str()?.parse::<jiff::Timestamp>().ok()).max();
+    last.is_none_or(|last| i128::from(last.as_second()) >= i128::from(began.as_secs()))
+}
+
 impl Engine for Live {
     fn now(&self) -> Duration {
         self.start.elapsed()
@@ -172,8 +217,18 @@ impl Engine for Live {
     fn is_live(&self) -> bool {
         true
     }
+    fn stopped(&self) -> bool {
+        self.stop.is_stopped()
+    }
     async fn pause(&mut self, span: Duration) {
-        tokio::time::sleep(span).await;
+        if self.stopped() {
+            // What is taken down is waited for.
+            return tokio::time::sleep(span).await;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(span) => {}
+            () = self.stop.stopped() => {}
+        }
     }
     async fn aws(&mut self, service: &str, command: &str, parameters: &Value) -> Result<Value, EngineError> {
         self.aws.call(service, command, parameters).await
@@ -184,7 +239,9 @@ impl Engine for Live {
     }
     async fn list(&mut self, api_version: Option<&str>, kind: &str, namespace: Option<&str>) -> Result<Vec<Value>, EngineError> {
         let found = self.kubernetes.list(api_version, kind, namespace).await?;
-        Ok(found.iter().map(|object| self.nodes.inward(object)).collect())
+        // Events outlive what they tell of: those of another run say nothing of this one.
+        let ours = |object: &&Value| kind != "Event" || told_since(object, self.began);
+        Ok(found.iter().filter(ours).map(|object| self.nodes.inward(object)).collect())
     }
     async fn apply(&mut self, object: &Value) -> Result<Applied, EngineError> {
         self.kubernetes.apply(&self.nodes.outward(object)).await
@@ -193,7 +250,11 @@ impl Engine for Live {
         self.kubernetes.delete(&self.nodes.target(target), grace_seconds).await
     }
     async fn exec(&mut self, namespace: &str, pod: &str, container: Option<&str>, command: &[String]) -> Result<Output, EngineError> {
-        self.kubernetes.exec(namespace, pod, container, command).await
+        tokio::select! {
+            output = self.kubernetes.exec(namespace, pod, container, command) => output,
+            // A command may wait for ever, and nobody wants its output any more.
+            () = self.stop.stopped() => Err(EngineError::Interrupted),
+        }
     }
 
     async fn fault(&mut self, fault: &Fault) -> Result<(), EngineError> {
@@ -219,7 +280,7 @@ impl Engine for Live {
             }
             let due = check.due(self.began);
             let last = *last.get_or_insert(due);
-            if due.is_none() || last.is_none_or(|last| check::now() > last) {
+            if due.is_none() || last.is_none_or(|last| check::now() > last) || self.stop.is_stopped() {
                 return;
             }
         }
@@ -252,5 +313,29 @@ impl Engine for Live {
         facts.claims = claims.iter().map(path).collect();
         facts.volume_attachments = names(self.kubernetes.list(None, "VolumeAttachment", None).await?);
         Ok(facts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_of_another_run_are_not_of_this_one() {
+        let began = Duration::from_millis(1_790_000_000_700);
+        let event = |time: &str| json!({"lastTimestamp": time, "metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}});
+        let at = |seconds: i64| event(&jiff::Timestamp::from_second(seconds).unwrap().to_string());
+        assert!(told_since(&at(1_790_000_000), began), "its time was cut to seconds");
+        assert!(!told_since(&at(1_789_999_999), began));
+        assert!(told_since(&json!({}), began), "nothing says that it is old");
+    }
+
+    #[test]
+    fn a_node_is_ready_when_it_says_so() {
+        let node = |name: &str, status: &str| {
+            let conditions = json!([{"type": "MemoryPressure", "status": "False"}, {"type": "Ready", "status": status}]);
+            json!({"metadata": {"name": name}, "status": {"conditions": conditions}})
+        };
+        assert_eq!(ready(&[node("a", "True"), node("b", "Unknown"), node("c", "False")]), BTreeSet::from(["a".to_owned()]));
     }
 }

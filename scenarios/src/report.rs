@@ -20,11 +20,17 @@ pub struct Report {
     /// `virtual` or `live`.
     pub engine: &'static str,
     pub passed: bool,
+    /// Whoever started it ended it before its end.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub interrupted: bool,
     pub steps: Vec<StepReport>,
     pub violations: Vec<Violation>,
     /// What kept the run from beginning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What a live run that did not pass could not take down.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
     /// The rolling hash of all that happened in virtual time; two runs with one seed have the same.
@@ -33,6 +39,7 @@ pub struct Report {
     /// How many inputs the machines took in virtual time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inputs: Option<u64>,
+    /// How long it took in virtual time; of a live run, how long the same takes there, where that was asked.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_seconds", rename = "virtualSeconds")]
     pub virtual_time: Option<Duration>,
     #[serde(serialize_with = "seconds", rename = "wallSeconds")]
@@ -109,6 +116,15 @@ impl Report {
         i32::from(!self.passed)
     }
 
+    /// In a word.
+    pub fn verdict(&self) -> &'static str {
+        match (self.passed, self.interrupted) {
+            (true, _) => "passed",
+            (false, true) => "interrupted",
+            (false, false) => "failed",
+        }
+    }
+
     /// The first step and operation that failed, and why.
     pub fn failure(&self) -> Option<String> {
         if let Some(error) = &self.error {
@@ -152,8 +168,10 @@ impl Report {
         for violation in &self.violations {
             writeln!(out, "  VIOLATED {} after `{}`: {}", violation.invariant, violation.step, violation.message)?;
         }
-        let verdict = if self.passed { "passed" } else { "failed" };
-        write!(out, "  {verdict} in {}", short(self.wall))?;
+        for left in &self.left {
+            writeln!(out, "  LEFT BEHIND {left}")?;
+        }
+        write!(out, "  {} in {}", self.verdict(), short(self.wall))?;
         if let Some(time) = self.virtual_time {
             write!(out, ", virtual time {}", short(time))?;
         }
@@ -188,6 +206,8 @@ mod tests {
             scenario: "hello".into(),
             engine: "virtual",
             passed: false,
+            interrupted: false,
+            left: vec!["Pod p".into()],
             steps: vec![StepReport {
                 name: "make".into(),
                 verdict: Verdict::Failed,
@@ -214,6 +234,7 @@ mod tests {
             "volumeId = vol-1",
             "aws ec2 create-volume: Size: expected 2",
             "VIOLATED no-leak",
+            "LEFT BEHIND Pod p",
             "virtual time 6 m 30 s, seed 7, digest 00ff",
         ] {
             assert!(text.contains(part), "{part} in {text}");

@@ -31,11 +31,16 @@ pub struct Played {
     pub error: Option<String>,
     /// What the player did and found, in the world's time.
     pub story: Vec<Told>,
+    /// Whoever started it ended it before it had passed.
+    pub interrupted: bool,
+    /// What could not be taken down.
+    pub left: Vec<String>,
 }
 
 impl Played {
     pub(crate) fn not_begun(error: String) -> Self {
-        Self { passed: false, steps: Vec::new(), violations: Vec::new(), error: Some(error), story: Vec::new() }
+        let (steps, violations, story, left) = Default::default();
+        Self { passed: false, steps, violations, error: Some(error), story, interrupted: false, left }
     }
 }
 
@@ -99,15 +104,20 @@ pub async fn play<E: Engine>(scenario: &Scenario, engine: &mut E, observer: &mut
         let last = scenario.spec.steps.last().map_or(String::new(), |step| step.name.clone());
         player.engine.settled().await;
         player.collect(&last).await;
-        passed = player.violations.is_empty();
+        passed = player.violations.is_empty() && !player.engine.stopped();
     }
+    let interrupted = player.engine.stopped() && !passed;
+    let mut left = Vec::new();
     if !passed && player.engine.is_live() {
+        if interrupted {
+            player.observer.note("interrupted: taking down what this run made");
+        }
         let clear = crate::language::Fault::Cluster(crate::language::Trouble::Clear {});
         if let Err(error) = player.engine.fault(&clear).await {
             player.observer.note(&format!("cannot end the faults: {error}"));
         }
         let ledger = std::mem::take(&mut player.ledger);
-        teardown::take_down(ledger, player.engine, player.observer).await;
+        left = teardown::take_down(&ledger, &before, player.engine, player.observer).await;
     }
     let (violations, story) = (player.violations, player.story);
     let (passed, error) = match scenario.expected() {
@@ -116,7 +126,7 @@ pub async fn play<E: Engine>(scenario: &Scenario, engine: &mut E, observer: &mut
         Some(expect) if passed => (false, Some(format!("{} was expected not to hold, and held: {}", expect.violated, expect.because))),
         Some(_) => (false, None),
     };
-    Played { passed, steps, violations, error, story }
+    Played { passed, steps, violations, error, story, interrupted: interrupted && !passed, left }
 }
 
 impl<E: Engine> Player<'_, E> {
@@ -159,7 +169,7 @@ impl<E: Engine> Player<'_, E> {
         self.tell(start, "scenario", format!("step: {}", step.name), false);
         let mut operations = Vec::new();
         let passed = self.block(step, &step.attempt, &mut operations).await;
-        if !passed {
+        if !passed && !self.engine.stopped() {
             self.block(step, &step.catch, &mut operations).await;
         }
         let finished = self.block(step, &step.finally, &mut operations).await;
@@ -173,7 +183,10 @@ impl<E: Engine> Player<'_, E> {
         for op in ops {
             let start = self.engine.now();
             let mut details = Vec::new();
-            let result = self.operation(op, &mut details).await;
+            let result = match self.engine.stopped() {
+                true => Err(operations::interrupted()),
+                false => self.operation(op, &mut details).await,
+            };
             let failure = result.err().map(|failure| failure.message);
             let report =
                 OpReport { what: operations::title(op, &self.variables), failure, details, took: self.engine.now().saturating_sub(start) };
@@ -198,6 +211,10 @@ impl<E: Engine> Player<'_, E> {
                 Ok(after) => invariants::no_leak(before, &after),
                 Err(error) => vec![error.to_string()],
             };
+            if self.engine.stopped() {
+                // What is left now is taken down, and says nothing.
+                return Vec::new();
+            }
             if found.is_empty() || self.engine.now().saturating_sub(start) >= SETTLE {
                 break;
             }

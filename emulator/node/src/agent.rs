@@ -36,6 +36,11 @@ pub async fn run(config: Arc<NodeConfig>, devices: Arc<Devices>, stop: Cancellat
     run_registered(config, None, devices, stop).await
 }
 
+/// As [`run`], for a node that does not run: no boot of it is told.
+pub(crate) async fn run_without_kernel(config: Arc<NodeConfig>, devices: Arc<Devices>, stop: CancellationToken) -> Result<(), AgentError> {
+    serve(config, None, None, devices, stop).await
+}
+
 /// Has the AWS side make an instance of this node, if it is none. An endpoint that is not there is waited for.
 pub async fn register(endpoint: &str, wish: &Register) -> Result<(), AgentError> {
     let (url, signer) = (url(endpoint), Signer::from_env());
@@ -66,10 +71,20 @@ pub(crate) async fn run_registered(
     devices: Arc<Devices>,
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
-    let url = url(&config.aws_endpoint);
-    let signer = Signer::from_env();
     // This process ends with its node: another process is another boot.
     let boot = uuid::Uuid::new_v4().to_string();
+    serve(config, register, Some(boot), devices, stop).await
+}
+
+async fn serve(
+    config: Arc<NodeConfig>,
+    register: Option<Register>,
+    boot: Option<String>,
+    devices: Arc<Devices>,
+    stop: CancellationToken,
+) -> Result<(), AgentError> {
+    let url = url(&config.aws_endpoint);
+    let signer = Signer::from_env();
     let mut delay = FIRST_DELAY;
     loop {
         let connected = tokio::select! {
@@ -82,7 +97,7 @@ pub(crate) async fn run_registered(
                 delay = FIRST_DELAY;
                 let ended = tokio::select! {
                     () = stop.cancelled() => Ok(()),
-                    ended = talk(socket, register.as_ref(), &config, &boot, &devices) => ended,
+                    ended = talk(socket, register.as_ref(), &config, boot.as_deref(), &devices) => ended,
                 };
                 let thawing = devices.clone();
                 let _ = tokio::task::spawn_blocking(move || thawing.thaw_all()).await;
@@ -164,7 +179,7 @@ async fn talk(
     mut socket: Socket,
     register: Option<&Register>,
     config: &NodeConfig,
-    boot: &str,
+    boot: Option<&str>,
     devices: &Arc<Devices>,
 ) -> Result<(), Lost> {
     if let Some(wish) = register {
@@ -178,7 +193,7 @@ async fn talk(
         node_name: config.name.clone(),
         availability_zone: config.zone.clone(),
         instance_type: config.instance_type.clone(),
-        boot: Some(boot.to_owned()),
+        boot: boot.map(str::to_owned),
         no_devices: Loops::unusable(),
         devices: observed,
     };

@@ -49,6 +49,11 @@ impl Devices {
         Self { loops: Loops::new(&dev, first_loop), dev, volumes, frozen: Mutex::default() }
     }
 
+    /// `names` is a directory in the place of the `/dev` that the node has not got; the loop devices are reached from the host's.
+    pub(crate) fn of_a_node_without_power(names: PathBuf, volumes: PathBuf, first_loop: u32) -> Self {
+        Self { loops: Loops::new("/dev", first_loop), dev: names, volumes, frozen: Mutex::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Frozen>> {
         self.frozen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }

@@ -2,6 +2,7 @@
 //!
 //! - [`host`]: start, find, stop and enter a node; what its first process does.
 //! - [`agent`], [`devices`], [`loops`]: the hypervisor's hand in the node: block devices come and go as the AWS side says.
+//! - [`off`]: the same for a node without power.
 //! - [`alone`]: the agent in a node of another Kubernetes.
 //! - [`drivers`]: the built-in CSI drivers, controller and node services.
 //! - [`efs_utils`]: the real `mount.efs` in a node, and the network it sees.
@@ -18,6 +19,7 @@ pub mod host;
 pub mod kubelet;
 pub mod loops;
 pub mod mounts;
+pub mod off;
 pub mod pods;
 
 pub use config::NodeConfig;

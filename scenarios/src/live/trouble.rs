@@ -27,8 +27,8 @@ pub(super) struct Troubles {
     csi: Vec<Rule>,
     /// Nodes without power.
     off: BTreeSet<String>,
-    /// Who waits to end trouble that has a duration.
-    waiting: Vec<tokio::task::JoinHandle<()>>,
+    /// Nodes without power for a while, with who waits to give it back.
+    waiting: Vec<(String, tokio::task::JoinHandle<()>)>,
     made: u64,
 }
 
@@ -38,6 +38,20 @@ fn unsupported<T>(what: &str, why: &str) -> Result<T, EngineError> {
 
 const ONE_PROCESS: &str = "ebbtide's kubelets, drivers and controllers share their processes and do not end alone";
 const ONE_NETWORK: &str = "ebbtide's nodes share the network of this machine and are not cut off alone";
+/// Why no live cluster can have such trouble; none where one can.
+pub(crate) fn why_not(trouble: &Trouble) -> Option<&'static str> {
+    match trouble {
+        Trouble::Crash { .. } | Trouble::Start { .. } | Trouble::Restart { .. } | Trouble::Pause { .. } => Some(ONE_PROCESS),
+        Trouble::Partition { .. } | Trouble::Heal { .. } => Some(ONE_NETWORK),
+        Trouble::Api { .. } => Some("its API server conflicts and loses answers only by itself"),
+        Trouble::WatchLag { .. } => Some("its watches are as fast as they are"),
+        Trouble::RemoveVolData { .. } | Trouble::Busy { .. } | Trouble::ManyFiles { .. } => {
+            Some("nobody reaches into the files of its nodes")
+        }
+        Trouble::Stop { .. } | Trouble::PowerOn { .. } | Trouble::Reboot { .. } | Trouble::Rpc { .. } | Trouble::Clear {} => None,
+    }
+}
+
 const NO_MACHINES: &str = "its nodes are not ebbtide's";
 
 impl Troubles {
@@ -56,7 +70,7 @@ impl Troubles {
 
     /// How many faults are at work.
     pub(super) fn active(&self) -> usize {
-        self.aws.len() + self.csi.len() + self.off.len() + self.waiting.iter().filter(|task| !task.is_finished()).count()
+        self.aws.len() + self.csi.len() + self.off.len() + self.waiting.iter().filter(|(_, task)| !task.is_finished()).count()
     }
 
     pub(super) async fn cause(&mut self, fault: &Fault, nodes: &Nodes) -> Result<(), EngineError> {
@@ -78,13 +92,14 @@ impl Troubles {
                 self.power_off(&what, &node).await?;
                 if let Some(Span(after)) = *after {
                     self.off.remove(&node);
-                    let machines = self.machines(&what)?;
-                    self.waiting.push(tokio::spawn(async move {
+                    let (machines, name) = (self.machines(&what)?, node.clone());
+                    let task = tokio::spawn(async move {
                         tokio::time::sleep(after).await;
                         if let Err(error) = on_the_machine(move || machines.power_on(&node)).await {
                             tracing::error!(%error, "a node stays without power");
                         }
-                    }));
+                    });
+                    self.waiting.push((name, task));
                 }
                 Ok(())
             }
@@ -112,15 +127,17 @@ impl Troubles {
                 self.tell_drivers(&what).await
             }
             Trouble::Clear {} => self.clear().await,
-            Trouble::Crash { .. } | Trouble::Start { .. } | Trouble::Restart { .. } | Trouble::Pause { .. } => {
-                unsupported(&what, ONE_PROCESS)
-            }
-            Trouble::Partition { .. } | Trouble::Heal { .. } => unsupported(&what, ONE_NETWORK),
-            Trouble::Api { .. } => unsupported(&what, "its API server conflicts and loses answers only by itself"),
-            Trouble::WatchLag { .. } => unsupported(&what, "its watches are as fast as they are"),
-            Trouble::RemoveVolData { .. } | Trouble::Busy { .. } | Trouble::ManyFiles { .. } => {
-                unsupported(&what, "nobody reaches into the files of its nodes")
-            }
+            Trouble::Crash { .. }
+            | Trouble::Start { .. }
+            | Trouble::Restart { .. }
+            | Trouble::Pause { .. }
+            | Trouble::Partition { .. }
+            | Trouble::Heal { .. }
+            | Trouble::Api { .. }
+            | Trouble::WatchLag { .. }
+            | Trouble::RemoveVolData { .. }
+            | Trouble::Busy { .. }
+            | Trouble::ManyFiles { .. } => unsupported(&what, why_not(trouble).unwrap_or("it is not built")),
         }
     }
 
@@ -133,12 +150,13 @@ impl Troubles {
             self.csi.clear();
             self.tell_drivers("local:clear").await?;
         }
+        for (node, task) in self.waiting.drain(..) {
+            // A node that was to come back later comes back now.
+            task.abort();
+            self.off.insert(node);
+        }
         for node in self.off.clone() {
             self.power_on("local:clear", &node).await?;
-        }
-        for task in self.waiting.drain(..) {
-            // A node that was to come back later comes back then.
-            let _ = task.await;
         }
         Ok(())
     }

@@ -98,6 +98,8 @@ mod tests {
             steps: Vec::new(),
             violations: Vec::new(),
             error: None,
+            interrupted: false,
+            left: Vec::new(),
             seed: Some(7),
             digest: None,
             inputs: None,

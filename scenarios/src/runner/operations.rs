@@ -32,6 +32,11 @@ fn failure(message: impl Into<String>) -> Failure {
     Failure { message: message.into(), last: false }
 }
 
+/// Whoever started the run wants it to end.
+pub(super) fn interrupted() -> Failure {
+    Failure { message: "interrupted".into(), last: true }
+}
+
 /// One line that says what an operation is about, for people.
 pub(super) fn title(op: &Op, variables: &Variables) -> String {
     let text = match op {
@@ -102,7 +107,7 @@ impl<E: Engine> Player<'_, E> {
             }
             Op::Sleep(span) => {
                 self.engine.pause(span.0).await;
-                Ok(())
+                if self.engine.stopped() { Err(interrupted()) } else { Ok(()) }
             }
         }
     }
@@ -111,7 +116,7 @@ impl<E: Engine> Player<'_, E> {
     async fn again(&mut self, failure: &Failure, start: Duration, within: Option<Span>) -> bool {
         let Some(Span(within)) = within else { return false };
         let passed = self.engine.now().saturating_sub(start);
-        if failure.last || passed >= within {
+        if failure.last || passed >= within || self.engine.stopped() {
             return false;
         }
         let pause = self.engine.poll_every().min(within - passed).max(Duration::from_millis(1));
@@ -164,9 +169,13 @@ impl<E: Engine> Player<'_, E> {
     async fn apply(&mut self, apply: &Apply, details: &mut Vec<String>) -> Result<(), Failure> {
         for object in self.documents(&apply.manifests)? {
             let target = target_of(&object);
-            let done = self.engine.apply(&object).await.map_err(|error| failure(format!("{}/{}: {error}", target.kind, target.name)))?;
+            let failed = |error: EngineError| failure(format!("{}/{}: {error}", target.kind, target.name));
+            if self.engine.is_live() {
+                let before = self.engine.get(&target).await.map_err(failed)?;
+                self.ledger.applying(&object, before.as_ref());
+            }
+            let done = self.engine.apply(&object).await.map_err(failed)?;
             details.push(format!("{}/{} {done}", target.kind.to_lowercase(), target.name));
-            self.ledger.applied(target);
         }
         Ok(())
     }
@@ -201,7 +210,14 @@ impl<E: Engine> Player<'_, E> {
         for (target, uid) in waiting {
             loop {
                 let now = self.engine.get(&target).await?;
-                if delete.timeout.0.is_zero() || now.as_ref().is_none_or(|object| object.pointer("/metadata/uid").cloned() != uid) {
+                if now.as_ref().is_none_or(|object| object.pointer("/metadata/uid").cloned() != uid) {
+                    // One that was made again under its name is not.
+                    if now.is_none() {
+                        self.ledger.deleted(&target);
+                    }
+                    break;
+                }
+                if delete.timeout.0.is_zero() {
                     break;
                 }
                 let still = failure(format!("{} {} is still there after {}", target.kind, target.name, delete.timeout));
@@ -209,7 +225,6 @@ impl<E: Engine> Player<'_, E> {
                     return Err(still);
                 }
             }
-            self.ledger.deleted(&target);
         }
         Ok(())
     }

@@ -1,106 +1,121 @@
-//! Taking down what a failed run left in a world that outlives it.
+//! Taking down what a failed or interrupted run left in a world that outlives it.
+
+mod ledger;
+mod sweep;
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+pub(super) use ledger::Ledger;
 
 use crate::engine::{Engine, EngineError};
-use crate::language::Target;
+use crate::invariants::{self, Facts};
 use crate::report::Observer;
 
-/// What creates, its id in the answer, and what takes it away again.
-const UNDO: [(&str, &str, &str, &str); 6] = [
-    ("ec2", "create-volume", "VolumeId", "delete-volume"),
-    ("ec2", "create-snapshot", "SnapshotId", "delete-snapshot"),
-    ("ec2", "create-security-group", "GroupId", "delete-security-group"),
-    ("efs", "create-file-system", "FileSystemId", "delete-file-system"),
-    ("efs", "create-mount-target", "MountTargetId", "delete-mount-target"),
-    ("efs", "create-access-point", "AccessPointId", "delete-access-point"),
-];
+/// How long all of it may take to go. A kubelet waits up to two minutes for a call of a driver, and as long again before the next try.
+const PATIENCE: Duration = Duration::from_secs(300);
 
-/// How long each thing may take to go.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What a run has made and not yet removed, oldest first.
-#[derive(Debug, Default)]
-pub(super) struct Ledger {
-    objects: Vec<Target>,
-    calls: Vec<Call>,
+/// A take-down on its way.
+struct TakeDown<'a, E> {
+    engine: &'a mut E,
+    observer: &'a mut dyn Observer,
+    /// In the world's time.
+    deadline: Duration,
+    left: Vec<String>,
 }
 
-#[derive(Debug, PartialEq)]
-struct Call {
-    service: &'static str,
-    command: &'static str,
-    parameters: Value,
+/// Undoes what the ledger lists, newest first, then looks for what that left; returns what is still there.
+pub(super) async fn take_down<E: Engine>(ledger: &Ledger, before: &Facts, engine: &mut E, observer: &mut dyn Observer) -> Vec<String> {
+    let deadline = engine.now() + PATIENCE;
+    let mut this = TakeDown { engine, observer, deadline, left: Vec::new() };
+    this.change_back(ledger).await;
+    this.delete_objects(ledger).await;
+    this.sweep_objects(ledger, before).await;
+    this.undo_calls(ledger).await;
+    this.sweep_volumes(ledger, before).await;
+    this.look(before).await;
+    this.left
 }
 
-impl Ledger {
-    pub(super) fn applied(&mut self, target: Target) {
-        if !self.objects.contains(&target) {
-            self.objects.push(target);
+impl<E: Engine> TakeDown<'_, E> {
+    fn late(&self) -> bool {
+        self.engine.now() > self.deadline
+    }
+
+    async fn pause(&mut self) {
+        self.engine.pause(self.engine.poll_every()).await;
+    }
+
+    /// Says what could not be done, and goes on with the rest.
+    fn failed(&mut self, what: &str, error: &EngineError) {
+        self.observer.note(&format!("cannot {what}: {error}"));
+    }
+
+    async fn change_back(&mut self, ledger: &Ledger) {
+        for object in ledger.changes().rev() {
+            let target = super::target_of(object);
+            match self.engine.apply(object).await {
+                Ok(_) => self.observer.note(&format!("changing back {} {}", target.kind, target.name)),
+                Err(error) => self.failed(&format!("change back {} {}", target.kind, target.name), &error),
+            }
         }
     }
 
-    pub(super) fn deleted(&mut self, target: &Target) {
-        self.objects.retain(|object| object.kind != target.kind || object.name != target.name || object.namespace != target.namespace);
+    async fn delete_objects(&mut self, ledger: &Ledger) {
+        for target in ledger.objects().rev() {
+            match self.engine.delete(target, None).await {
+                Ok(()) => self.observer.note(&format!("taking down {} {}", target.kind, target.name)),
+                Err(EngineError::Kubernetes { reason, .. }) if reason == "NotFound" => {}
+                Err(error) => self.failed(&format!("take down {} {}", target.kind, target.name), &error),
+            }
+        }
+        for target in ledger.objects().rev() {
+            while matches!(self.engine.get(target).await, Ok(Some(_))) {
+                if self.late() {
+                    self.left.push(format!("{} {}", target.kind, target.name));
+                    break;
+                }
+                self.pause().await;
+            }
+        }
     }
 
-    pub(super) fn called(&mut self, service: &str, command: &str, parameters: &Value, answer: &Value) {
-        for (undo_service, create, id, delete) in UNDO {
-            if undo_service != service {
-                continue;
-            }
-            if create == command
-                && let Some(value) = answer.get(id)
-            {
-                self.calls.push(Call { service: undo_service, command: delete, parameters: json!({id: value}) });
-            }
-            if delete == command
-                && let Some(value) = parameters.get(id)
-            {
-                let done = json!({id: value});
-                self.calls.retain(|call| call.command != delete || call.parameters != done);
-            }
+    async fn undo_calls(&mut self, ledger: &Ledger) {
+        for call in ledger.calls().rev() {
+            self.undo(call).await;
         }
     }
-}
 
-/// Removes all that the ledger lists, newest first; says what stays.
-pub(super) async fn take_down<E: Engine>(ledger: Ledger, engine: &mut E, observer: &mut dyn Observer) {
-    for target in ledger.objects.iter().rev() {
-        match engine.delete(target, None).await {
-            Ok(()) => observer.note(&format!("taking down {} {}", target.kind, target.name)),
-            Err(EngineError::Kubernetes { reason, .. }) if reason == "NotFound" => {}
-            Err(error) => observer.note(&format!("cannot take down {} {}: {error}", target.kind, target.name)),
-        }
-    }
-    let start = engine.now();
-    for target in ledger.objects.iter().rev() {
-        while matches!(engine.get(target).await, Ok(Some(_))) {
-            if engine.now().saturating_sub(start) > PATIENCE {
-                observer.note(&format!("{} {} is still there", target.kind, target.name));
-                break;
-            }
-            engine.pause(engine.poll_every()).await;
-        }
-    }
-    for call in ledger.calls.iter().rev() {
-        let start = engine.now();
+    async fn undo(&mut self, call: &ledger::Call) {
         loop {
-            match engine.aws(call.service, call.command, &call.parameters).await {
-                Ok(_) => observer.note(&format!("taking down: aws {} {} {}", call.service, call.command, call.parameters)),
+            match self.engine.aws(call.service, call.command, &call.parameters).await {
+                Ok(_) => self.observer.note(&format!("taking down: {call}")),
                 Err(EngineError::Aws { code, .. }) if code.ends_with("NotFound") => {}
                 // Still in use: what holds it is going.
-                Err(EngineError::Aws { .. }) if engine.now().saturating_sub(start) < PATIENCE => {
-                    engine.pause(engine.poll_every()).await;
+                Err(EngineError::Aws { .. }) if !self.late() => {
+                    self.pause().await;
                     continue;
                 }
-                Err(error) => {
-                    observer.note(&format!("cannot take down with aws {} {} {}: {error}", call.service, call.command, call.parameters))
-                }
+                Err(error) => self.failed(&format!("take down with {call}"), &error),
             }
-            break;
+            return;
+        }
+    }
+
+    /// The last look, which gives what is going the time that is left.
+    async fn look(&mut self, before: &Facts) {
+        loop {
+            let found = match self.engine.facts().await {
+                Ok(after) => invariants::no_leak(before, &after),
+                Err(error) => vec![format!("what is left is not known: {error}")],
+            };
+            if found.is_empty() {
+                return;
+            }
+            if self.late() {
+                self.left.extend(found);
+                return;
+            }
+            self.pause().await;
         }
     }
 }

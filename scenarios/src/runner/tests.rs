@@ -18,6 +18,14 @@ struct Table {
     objects: BTreeMap<String, Value>,
     volume: Option<Duration>,
     calls: Vec<String>,
+    /// When whoever started the run has had enough.
+    stop: Option<Duration>,
+    /// Objects that stay, whoever deletes them.
+    stuck: Option<&'static str>,
+    /// The claim for which the volume says that it was made.
+    made_for: Option<&'static str>,
+    /// When a volume is there of which nobody was told.
+    appears: Option<Duration>,
 }
 
 impl Engine for Table {
@@ -30,8 +38,17 @@ impl Engine for Table {
     fn is_live(&self) -> bool {
         self.live
     }
+    fn stopped(&self) -> bool {
+        self.stop.is_some_and(|stop| self.now >= stop)
+    }
     async fn pause(&mut self, span: Duration) {
-        self.now += span;
+        let until = self.now + span;
+        if self.appears.is_some_and(|at| at <= until) {
+            self.appears = None;
+            self.volume = Some(until);
+        }
+        // As a real world does: it wakes up when it is to end, and sleeps as told after that.
+        self.now = self.stop.filter(|stop| self.now < *stop).map_or(until, |stop| until.min(stop));
     }
     async fn aws(&mut self, service: &str, command: &str, _: &Value) -> Result<Value, EngineError> {
         self.calls.push(format!("{service} {command}"));
@@ -42,7 +59,10 @@ impl Engine for Table {
             }
             "describe-volumes" => {
                 let state = self.volume.map(|made| if self.now - made < Duration::from_secs(5) { "creating" } else { "available" });
-                Ok(json!({"State": state}))
+                let tags = json!([{"Key": "kubernetes.io/created-for/pvc/namespace", "Value": "default"},
+                    {"Key": "kubernetes.io/created-for/pvc/name", "Value": self.made_for}]);
+                let volumes = self.volume.iter().map(|_| json!({"VolumeId": "vol-1", "Tags": tags})).collect::<Vec<_>>();
+                Ok(json!({"State": state, "Volumes": volumes}))
             }
             "delete-volume" if self.volume.take().is_some() => Ok(json!({})),
             _ => Err(EngineError::Aws { command: command.into(), code: "InvalidVolume.NotFound".into(), message: "gone".into() }),
@@ -59,7 +79,9 @@ impl Engine for Table {
         Ok(Applied::Created)
     }
     async fn delete(&mut self, target: &Target, _: Option<u32>) -> Result<(), EngineError> {
-        self.objects.remove(&target.name);
+        if self.stuck != Some(target.name.as_str()) {
+            self.objects.remove(&target.name);
+        }
         Ok(())
     }
     async fn exec(&mut self, _: &str, _: &str, _: Option<&str>, command: &[String]) -> Result<Output, EngineError> {
@@ -114,12 +136,48 @@ fn what_is_left_is_a_leak() {
 #[test]
 fn a_failed_live_run_is_taken_down() {
     let mut table = Table { live: true, ..Table::default() };
-    let pod =
-        "    - apply: {manifests: '{apiVersion: v1, kind: Pod, metadata: {name: p}}'}\n    - assert: {absent: {kind: Pod, name: p}}\n";
-    let played = run(&mut table, &format!("{MAKE}{pod}"));
+    let played = run(&mut table, &format!("{MAKE}{POD}    - assert: {{absent: {{kind: Pod, name: p}}}}\n"));
     assert!(!played.passed);
     assert_eq!((table.volume, table.objects.len()), (None, 0));
-    assert_eq!(table.calls.last().map(String::as_str), Some("ec2 delete-volume"));
+    assert!(table.calls.iter().any(|call| call == "ec2 delete-volume"), "{:?}", table.calls);
+    assert_eq!((played.interrupted, played.left), (false, Vec::<String>::new()));
+}
+
+const POD: &str = "    - apply: {manifests: '{apiVersion: v1, kind: Pod, metadata: {name: p}}'}\n";
+
+#[test]
+fn an_interrupted_run_is_taken_down_and_begins_nothing_more() {
+    let mut table = Table { live: true, stop: Some(Duration::from_secs(20)), ..Table::default() };
+    let rest = "    - sleep: 1h\n    - aws: {command: ec2 describe-volumes}\n    catch:\n    - print: caught\n  - name: b\n    try: []\n";
+    let played = run(&mut table, &format!("{MAKE}{POD}{rest}"));
+    assert!(played.interrupted && !played.passed);
+    let operations = &played.steps[0].operations;
+    assert_eq!(operations.last().and_then(|last| last.failure.as_deref()), Some("interrupted"), "{operations:?}");
+    assert_eq!(played.steps[1].verdict, Verdict::Skipped);
+    assert_eq!((table.volume, table.objects.len()), (None, 0));
+    assert!(table.now < Duration::from_secs(60), "{:?}", table.now);
+}
+
+#[test]
+fn what_cannot_be_taken_down_is_told() {
+    let mut table = Table { live: true, stuck: Some("p"), ..Table::default() };
+    let played = run(&mut table, &format!("{MAKE}{POD}    - assert: {{absent: {{kind: Pod, name: p}}}}\n"));
+    assert_eq!(played.left, ["Pod p"]);
+    assert_eq!(table.volume, None, "the rest is taken down all the same");
+}
+
+/// A volume of which no call of the run tells, as a driver makes it.
+#[test]
+fn a_volume_made_for_a_claim_of_the_run_goes_with_it_and_another_does_not() {
+    for (made_for, left) in [("data", vec![]), ("other", vec!["volume vol-1 is left".to_owned()])] {
+        let mut table = Table { live: true, made_for: Some(made_for), ..Table::default() };
+        let claim =
+            "  - name: a\n    try:\n    - apply: {manifests: '{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: data}}'}\n";
+        let text = format!("{claim}    - sleep: 1s\n    - assert: {{absent: {{kind: PersistentVolumeClaim, name: data}}}}\n");
+        table.appears = Some(Duration::from_secs(1));
+        let played = run(&mut table, &text);
+        assert_eq!(played.left, left, "{made_for}");
+    }
 }
 
 #[test]

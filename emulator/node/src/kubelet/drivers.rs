@@ -42,7 +42,12 @@ impl Drivers {
         self.0.sockets.read().unwrap_or_else(PoisonError::into_inner).get(driver).cloned()
     }
 
-    /// Registers each of these once its socket answers. The node has a CSINode even with none of them.
+    /// Makes the node's CSINode, without drivers: no kubelet is Ready before it is there (`InitializeCSINodeWithAnnotation`).
+    pub async fn init(&self) -> Result<(), kube::Error> {
+        self.write(&*self.0.entries.lock().await).await
+    }
+
+    /// Registers each of these once its socket answers.
     pub async fn built_in(&self, drivers: &BTreeMap<String, PathBuf>) {
         let retried = async |name: &str, socket: &Path| {
             while let Err(why) = self.install(name, socket).await {
@@ -50,14 +55,7 @@ impl Drivers {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        let empty = async {
-            while let Err(error) = self.write(&*self.0.entries.lock().await).await {
-                tracing::debug!(error = api_message(&error), "CSINode was not written");
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        let all = futures::future::join_all(drivers.iter().map(|(name, socket)| retried(name, socket)));
-        tokio::join!(empty, all);
+        futures::future::join_all(drivers.iter().map(|(name, socket)| retried(name, socket))).await;
     }
 
     /// Asks a driver who it is on this node and says it in CSINode and on the Node.

@@ -19,7 +19,7 @@ const LEASE_SECONDS: u64 = 40;
 /// lease, and the status as [`node_status`] says.
 pub async fn run(client: kube::Client, config: &KubeletConfig, drivers: &Drivers) {
     let mut wait = Duration::from_millis(100);
-    while let Err(error) = register(&client, config).await {
+    while let Err(error) = register(&client, config, drivers).await {
         tracing::debug!(error = api_message(&error), "the node is not registered yet");
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(Duration::from_secs(2));
@@ -32,7 +32,7 @@ pub async fn run(client: kube::Client, config: &KubeletConfig, drivers: &Drivers
     tokio::join!(built_in, plugins, lease, status);
 }
 
-async fn register(client: &kube::Client, config: &KubeletConfig) -> Result<(), kube::Error> {
+async fn register(client: &kube::Client, config: &KubeletConfig, drivers: &Drivers) -> Result<(), kube::Error> {
     let nodes = Api::<Node>::all(client.clone());
     let mut labels = config.labels.clone();
     let own = [
@@ -62,6 +62,7 @@ async fn register(client: &kube::Client, config: &KubeletConfig) -> Result<(), k
             nodes.patch(&config.node_name, &PatchParams::default(), &Patch::Merge(patch)).await?;
         }
     }
+    drivers.init().await?;
     report(client, config).await
 }
 
