@@ -69,7 +69,8 @@ impl World {
         Ok(())
     }
 
-    /// Removes a pod's directory and all below it, but crosses no mount point.
+    /// Removes a pod's own volumes, and its directory unless a driver's volume has its `vol_data.json` there: a call that mounts it may
+    /// be under way, and without the file the kubelet cannot undo it. The housekeeping takes the directory when that is gone.
     pub(super) fn tear_down_local(&mut self, number: usize, pod: &PodUid) -> Result<(), String> {
         let path = self.pod_dir(number, pod);
         let below = format!("{path}/");
@@ -78,14 +79,9 @@ impl World {
             return Err(format!("{left} is still mounted"));
         }
         node.started.retain(|(owner, _), _| owner != pod);
-        let data: Vec<_> = node.data.keys().filter(|dir| dir.starts_with(&below)).cloned().collect();
-        if node.pod_dirs.remove(pod) {
+        if !node.data.keys().any(|dir| dir.starts_with(&below)) && node.pod_dirs.remove(pod) {
             self.see_node(number, |node| Seen::Removed { node, path: &path, tree: None });
             self.gone(number, &path);
-        }
-        for dir in data {
-            // Nothing is mounted there.
-            let _ = self.remove_path(number, &dir);
         }
         let own = format!("emptydir/{pod}/");
         let all = self.trees.range(own.clone()..).map(|(id, _)| id).take_while(|id| id.starts_with(&own));

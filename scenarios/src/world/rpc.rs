@@ -83,8 +83,9 @@ impl World {
         // The EBS driver lets one call a volume in (pkg/driver/internal/inflight.go).
         let busy = |(_, rpc): (u64, &Rpc)| rpc.which == Which::Ebs && rpc.call.volume_id() == volume;
         if which == Which::Ebs && !volume.is_empty() && self.rpcs.on(node).any(busy) {
-            let message = format!("An operation with the given volume {volume} is already in progress");
-            return self.answer_later(node, op, refused(Code::Aborted, message));
+            let error = Error::new(Code::Aborted, format!("An operation with the given volume {volume} is already in progress"));
+            self.refused_as_busy(node, &driver, &call, &error);
+            return self.answer_later(node, op, Err(Failure::Rpc(error)));
         }
         self.rpcs.next += 1;
         let id = self.rpcs.next;
@@ -103,6 +104,20 @@ impl World {
         }
         let latency = self.latencies.draw(Part::Mount) + met.delay;
         self.clock.after(latency, Event::Worked { rpc: id, refused: met.refused.map(Box::new) });
+    }
+
+    /// A driver let a call not in: for its caller that was a try like any other.
+    fn refused_as_busy(&mut self, node: usize, driver: &str, call: &NodeCall, error: &Error) {
+        self.rpcs.next += 1;
+        let rpc = self.rpcs.next;
+        self.trace(|world| {
+            let what = format!("{} {}: {error}", call.name(), call.volume_id());
+            Told::new(format!("node {}", world.nodes[node].info.name), what).failed(true)
+        });
+        self.see_node(node, |node| Seen::NodeRpcBegan { rpc, node, driver, call });
+        let result = Err(error.clone());
+        self.see(&Seen::NodeRpcEnded { rpc, result: &result });
+        self.see(&Seen::NodeRpcAnswered { rpc, result: &result });
     }
 
     fn answer_later(&mut self, node: usize, op: pending::Key, result: Result<Answer, Failure>) {

@@ -335,7 +335,7 @@ fn write_files(dir: &Path, files: Files, mode: i32) -> Result<(), LocalError> {
     Ok(())
 }
 
-/// Removes a pod's directory: what is ours with its content, what is a driver's only when it is empty and not mounted (S22).
+/// Removes a pod's own volumes with their content; nothing of a driver's may be mounted any more (S22).
 pub fn tear_down(kubelet_dir: &Path, uid: &str) -> Result<(), String> {
     let dir = pod_dir(kubelet_dir, uid);
     if !dir.exists() {
@@ -357,6 +357,17 @@ pub fn tear_down(kubelet_dir: &Path, uid: &str) -> Result<(), String> {
     for own in own.iter().filter(|own| own.exists()) {
         std::fs::remove_dir_all(own).map_err(show)?;
     }
+    Ok(())
+}
+
+/// Removes the directory of a pod that was torn down, unless a driver's volume has a file there: a call that mounts it may be under way,
+/// and without `vol_data.json` the volume manager cannot undo it.
+pub fn remove_dir(kubelet_dir: &Path, uid: &str) -> Result<(), String> {
+    let dir = pod_dir(kubelet_dir, uid);
+    if !dir.exists() {
+        return Ok(());
+    }
+    let show = |error: std::io::Error| format!("{}: {error}", dir.display());
     for empty in ["volumes/kubernetes.io~csi", "volumes", "volumeDevices/kubernetes.io~csi", "volumeDevices", "volume-subpaths"] {
         match std::fs::remove_dir(dir.join(empty)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(format!("{}/{empty}: {error}", dir.display())),

@@ -352,7 +352,8 @@ impl Shell {
                 let (dir, sender) = (self.config.kubelet_dir.clone(), self.sender.clone());
                 tokio::task::spawn_blocking(move || {
                     let result = local::tear_down(&dir, &uid);
-                    if let Err(why) = &result {
+                    // What is left of a driver's volume there is the housekeeping's to wait for, not the pod's.
+                    if let Err(why) = result.clone().and_then(|()| local::remove_dir(&dir, &uid)) {
                         tracing::info!(pod = %uid, why, "the pod's directory stays for now");
                     }
                     let _ = sender.send(Message::Input(Input::Cleaned { pod: uid, result }));
@@ -474,7 +475,8 @@ impl Shell {
             let uid = entry.file_name().to_string_lossy().into_owned();
             if !keeps.contains(uid.as_str())
                 && !self.machine.volumes().possibly_mounted(&uid)
-                && let Err(why) = local::tear_down(&self.config.kubelet_dir, &uid)
+                && let Err(why) =
+                    local::tear_down(&self.config.kubelet_dir, &uid).and_then(|()| local::remove_dir(&self.config.kubelet_dir, &uid))
             {
                 tracing::debug!(pod = uid, why, "an orphaned pod's directory stays");
             }

@@ -110,6 +110,40 @@ fn what_a_kubelet_forgets_is_seen_at_rest() {
     assert!(world.nodes[0].pod_dirs.is_empty(), "housekeeping takes it away");
 }
 
+/// A pod goes while its volume is being mounted for it: nobody waits for that, and what the call mounts is unmounted all the same.
+#[test]
+fn a_mount_that_ends_after_its_pod_is_undone() {
+    let pod = POD.replace("    - wait: {for: {kind: Pod, name: app, condition: Ready}}\n", "");
+    let steps = "
+    - fault: {actionId: 'local:rpc', call: NodePublishVolume, count: 1, delay: 10s}
+    - assert: {resource: {kind: VolumeAttachment, status: {attached: true}}, within: 30s}
+    - sleep: 2s
+    - delete: {kind: Pod, name: app}
+    - sleep: 1s
+    - fault: {actionId: 'local:clear'}
+    - delete: {kind: PersistentVolumeClaim, name: data}
+    - sleep: 20m
+";
+    let report = run(&scenario(&format!("  steps:\n  - name: a\n    try:{pod}{steps}")), 1);
+    assert!(report.passed, "{}", report.to_text());
+}
+
+/// A call that the EBS driver refuses because it still works on an earlier one is a try all the same.
+#[test]
+fn a_call_that_a_busy_driver_refuses_is_a_try() {
+    let steps = "
+    - fault: {actionId: 'local:rpc', call: NodeUnpublishVolume, count: 1, delay: 200s}
+    - delete: {kind: Pod, name: app, timeout: 0s}
+    - sleep: 40s
+    - fault: {actionId: 'local:clear'}
+    - sleep: 10m
+    - delete: {kind: PersistentVolumeClaim, name: data}
+    - sleep: 20m
+";
+    let report = run(&scenario(&format!("  steps:\n  - name: a\n    try:{POD}{steps}")), 1);
+    assert!(report.passed, "{}", report.to_text());
+}
+
 /// The tunnel of a TLS mount lives in the driver's pod, and the next pod's watchdog starts it again.
 #[test]
 fn io_waits_while_the_efs_driver_is_away() {
