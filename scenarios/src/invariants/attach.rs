@@ -251,7 +251,8 @@ impl Attach {
                 log.say(at, Rule::S16, || words("is being deleted while the volume is in the node's volumesAttached"));
             }
             let wants = |pod: &super::known::Pod| {
-                pod.node == Some(of.node) && !pod.is_terminated() && at.saturating_sub(pod.bound_at) >= WANTED_BY_NOW
+                let seen_at = pod.bound_at.max(known.attach_behind);
+                pod.node == Some(of.node) && !pod.is_terminated() && at.saturating_sub(seen_at) >= WANTED_BY_NOW
             };
             let here = known.nodes.get(&of.node).is_some_and(|node| node.object.is_some());
             if here && let Some((pod, _)) = known.pods_of(volume).find(|(_, pod)| wants(pod)) {

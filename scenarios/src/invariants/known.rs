@@ -38,6 +38,8 @@ pub(super) struct Known {
     pub csi_nodes: BTreeMap<Sym, CsiNode>,
     /// How many pods on a node use a volume: by (node, driver), by volume.
     pub node_volumes: BTreeMap<(Sym, Sym), BTreeMap<Sym, usize>>,
+    /// Until when the attach/detach controller may not have seen what was written before.
+    pub attach_behind: Duration,
     /// The user wrote this; its change comes next.
     by_user: Option<Key>,
     /// The change that is looked at now is a user's.
@@ -154,6 +156,7 @@ impl Known {
             }
             Seen::KubeletStarted { node } | Seen::PowerBack { node } => self.set_kubelet(node, matches!(seen, Seen::KubeletStarted { .. })),
             Seen::KubeletStopped { node } | Seen::PowerLost { node } => self.set_kubelet(node, false),
+            Seen::WatchBehind { until } => self.attach_behind = self.attach_behind.max(until),
             Seen::ByUser { key } => self.by_user = Some(key.clone()),
             _ => {}
         }

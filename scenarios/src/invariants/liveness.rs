@@ -77,6 +77,10 @@ impl Duty {
 
 /// At most so many writes of one object in [`WINDOW`].
 const WRITES: usize = 10;
+/// At most so many changes of a volume in a node's lists in [`WINDOW`]: a detach that the node's volumesInUse refuses takes the volume
+/// off the list and puts it back (§2.3), and its backoff (500 ms, doubled) permits seven tries in a minute; and an attach and a detach.
+const LISTINGS: usize = 2 * 7 + 4;
+const LISTS: u8 = 3;
 const WINDOW: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
@@ -95,7 +99,7 @@ pub(super) struct Liveness {
     /// What drivers refuse to make for good; and whether their calls are seen at all.
     refused: BTreeSet<Sym>,
     calls: bool,
-    /// When something was written last: a claim (0), a PersistentVolume (1), a VolumeAttachment (2), a volume in a node's lists (3).
+    /// When something was written last: a claim (0), a PersistentVolume (1), a VolumeAttachment (2), a volume in a node's lists ([`LISTS`]).
     writes: BTreeMap<(u8, Sym, Sym), VecDeque<Duration>>,
 }
 
@@ -181,7 +185,7 @@ impl Liveness {
                 }
                 let lists = [in_use, attached];
                 for volume in lists.into_iter().flat_map(|turn| turn.came.iter().chain(&turn.went)) {
-                    self.wrote(at, (3, *name, *volume), known, log, |known| {
+                    self.wrote(at, (LISTS, *name, *volume), known, log, |known| {
                         format!("{} came into or left the lists of {}", known.text(*volume), known.text(*name))
                     });
                 }
@@ -333,12 +337,13 @@ impl Liveness {
         if known.user {
             return;
         }
+        let limit = if what.0 == LISTS { LISTINGS } else { WRITES };
         let times = self.writes.entry(what).or_default();
-        if times.len() == WRITES
+        if times.len() == limit
             && let Some(first) = times.pop_front()
             && at.saturating_sub(first) < WINDOW
         {
-            log.say(at, Rule::L12, || format!("{} more than {WRITES} times in a minute", words(known)));
+            log.say(at, Rule::L12, || format!("{} more than {limit} times in a minute", words(known)));
             times.clear();
         }
         times.push_back(at);

@@ -1,6 +1,7 @@
 //! What happens in a world, as far as the invariants care.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use model_common::csi;
 use model_kube::object::{Change, Key};
@@ -20,6 +21,10 @@ pub enum Seen<'a> {
     /// The `Object` that comes next is a user's write, not a component's.
     ByUser {
         key: &'a Key,
+    },
+    /// The attach/detach controller's watches are late: what was written before this time may not have reached it until then.
+    WatchBehind {
+        until: Duration,
     },
     /// EC2 made a volume.
     VolumeMade {

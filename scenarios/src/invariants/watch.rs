@@ -225,7 +225,7 @@ impl Watch {
                 order.power_lost(node, known);
             }
             Seen::KubeletStopped { node } => calls.kubelet_stopped(node, known),
-            Seen::Node { .. } | Seen::KubeletStarted { .. } | Seen::PowerBack { .. } | Seen::ByUser { .. } => {}
+            Seen::Node { .. } | Seen::KubeletStarted { .. } | Seen::PowerBack { .. } | Seen::ByUser { .. } | Seen::WatchBehind { .. } => {}
         }
         known.happened(seen);
     }

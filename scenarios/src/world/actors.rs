@@ -13,6 +13,7 @@ use model_kube::object::{Change, Kind};
 
 use super::clock::Part;
 use super::{Event, Timer, Watcher, Which, World};
+use crate::invariants::Seen;
 
 pub(super) struct Controller {
     pub(super) machine: controllers::Controller,
@@ -118,12 +119,20 @@ impl World {
         let watchers = controllers.copied().map(Watcher::Controller).chain(node.copied().map(Watcher::Node));
         let change = Arc::new(change.clone());
         for watcher in watchers.collect::<Vec<_>>() {
-            let latency = self.latencies.draw(Part::Watch) + self.lag(watcher, &kind);
+            let lag = self.lag(watcher, &kind);
+            let latency = self.latencies.draw(Part::Watch) + lag;
             let last = self.delivered.entry((watcher, kind.clone())).or_default();
             *last = (self.clock.now() + latency).max(*last);
             let time = *last;
+            if !lag.is_zero() && self.is_attach_detach(watcher) {
+                self.see(&Seen::WatchBehind { until: time });
+            }
             self.clock.at(time, Event::Watch(watcher, change.clone()));
         }
+    }
+
+    fn is_attach_detach(&self, watcher: Watcher) -> bool {
+        matches!(watcher, Watcher::Controller(number) if matches!(self.controllers[number].machine, controllers::Controller::AttachDetach(_)))
     }
 
     pub(super) fn watched(&mut self, watcher: Watcher, change: &Change) {

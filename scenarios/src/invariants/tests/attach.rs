@@ -1,6 +1,7 @@
 //! S1, S14 to S16, S19, S23 and S30.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use model_common::csi::{Code, ControllerReply};
 use model_kube::object::Kind;
@@ -223,6 +224,18 @@ pub const PAIRS: &[Pair] = &[
         },
         near: |h| {
             h.put(Kind::PersistentVolume, "pv", json!({"spec": {"claimRef": {"uid": "an-earlier-claim"}}}));
+            h.pod("p1", "c", Some("n1")).after(5).attachment("va", "pv", "n1", true).deleting(Kind::VolumeAttachment, "va");
+        },
+    },
+    Pair {
+        invariant: "no-stale-detach",
+        what: "a controller whose watch is late wants what it saw, once it saw it",
+        bad: |h| {
+            h.see(Seen::WatchBehind { until: Duration::from_secs(10) });
+            h.pod("p1", "c", Some("n1")).after(13).attachment("va", "pv", "n1", true).deleting(Kind::VolumeAttachment, "va");
+        },
+        near: |h| {
+            h.see(Seen::WatchBehind { until: Duration::from_secs(10) });
             h.pod("p1", "c", Some("n1")).after(5).attachment("va", "pv", "n1", true).deleting(Kind::VolumeAttachment, "va");
         },
     },

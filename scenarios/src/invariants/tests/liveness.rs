@@ -249,11 +249,17 @@ pub const PAIRS: &[Pair] = &[
         invariant: "no-hot-loop",
         what: "incident 18, #88565: a node's lists flap",
         bad: |h| {
-            for _ in 0..6 {
+            for _ in 0..10 {
                 h.after(1).lists("n1", &["vol"], &[]).lists("n1", &[], &[]);
             }
         },
         near: |h| {
+            // A detach is tried seven times in a minute while volumesInUse, as the controller sees it, is behind.
+            h.lists("n1", &["vol"], &["vol"]);
+            for wait in [0, 1, 1, 2, 4, 8, 16] {
+                h.after(wait).lists("n1", &["vol"], &[]).lists("n1", &["vol"], &["vol"]);
+            }
+            h.after(60);
             for _ in 0..60 {
                 h.after(7).lists("n1", &["vol"], &[]);
                 h.after(7).lists("n1", &[], &[]);
