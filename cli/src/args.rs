@@ -178,6 +178,10 @@ pub struct UpArgs {
     #[arg(long = "controllers", help = controllers_help(), value_delimiter = ',', allow_hyphen_values = true)]
     #[arg(value_name = "-NAME,…", value_parser = controller_off)]
     pub controllers_off: Vec<String>,
+    /// Keep journals of the Kubernetes side too, in `journal` of the data directory: every write with its verdict, and what each
+    /// controller was told. `ebbtide replay` plays them again; the AWS side's is always kept.
+    #[arg(long)]
+    pub journal: bool,
     /// Switch built-in CSI drivers off, controller and node plugins, to run others in their place: --drivers=-ebs.csi.aws.com. Theirs
     /// register with the kubelet of each node in /var/lib/kubelet/plugins_registry, as on any cluster.
     #[arg(long = "drivers", value_delimiter = ',', allow_hyphen_values = true, value_name = "-NAME,…", value_parser = driver_off)]

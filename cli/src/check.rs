@@ -1,6 +1,6 @@
 //! `ebbtide check`: do the invariants of the storage path hold in a cluster?
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -112,6 +112,34 @@ fn audit(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         bail!("there is no write in it that can be judged");
     }
     Ok(if audited.found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// `ebbtide replay` of journals.
+pub fn journals(path: &Path, output: Format) -> anyhow::Result<ExitCode> {
+    let all = scenarios::journal::replay(path)?;
+    let failed = all.iter().any(|journal| journal.difference.is_some() || !journal.found.is_empty());
+    match output {
+        Format::Json => {
+            let rows = all.iter().map(|journal| {
+                let mut row = serde_json::to_value(journal)?;
+                row["found"] = journal.found.iter().map(to_json).collect();
+                Ok(row)
+            });
+            println!("{}", serde_json::to_string_pretty(&rows.collect::<serde_json::Result<Vec<Value>>>()?)?);
+        }
+        Format::Text => {
+            for journal in &all {
+                let verdict = match (&journal.difference, journal.states) {
+                    (Some(difference), _) => format!("NOT the same: {difference}"),
+                    (None, 0) => "the same verdicts and effects".into(),
+                    (None, _) => "the same verdicts, effects and saved state".into(),
+                };
+                println!("{}: {} inputs, {} refused: {verdict}", journal.journal, journal.inputs, journal.refused);
+                journal.found.iter().for_each(|found| println!("  {}: {}", found.invariant, found.message));
+            }
+        }
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// A check of what cannot be seen would pass whatever happens.

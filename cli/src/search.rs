@@ -59,10 +59,12 @@ pub struct SearchArgs {
     output: Format,
 }
 
-/// Play a trace again, and say whether it comes to the same end.
+/// Play a trace again, or the journals of a running ebbtide, and say whether it comes to the same end.
 #[derive(Args)]
 pub struct ReplayArgs {
-    /// The file that `ebbtide search` or `ebbtide run --trace` wrote.
+    /// The file that `ebbtide search` or `ebbtide run --trace` wrote; or a journal, or the directory `journal` in the data directory of an
+    /// `ebbtide up --journal`: then each machine is given what it was told, and must say, do and save the same.
+    #[arg(value_name = "TRACE|JOURNAL|DIR")]
     trace: PathBuf,
     /// Draw what happens: one page for a browser, with a timeline and the same in words.
     #[arg(long, value_name = "FILE.html")]
@@ -182,6 +184,9 @@ pub fn search(args: &SearchArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
+    if args.trace.is_dir() || scenarios::journal::is_journal(&args.trace) {
+        return crate::check::journals(&args.trace, args.output);
+    }
     let recorded = read(&args.trace)?;
     let (again, report) = Trace::record(&recorded.head.scenario, recorded.head.seed);
     let same = again.head.digest == recorded.head.digest;

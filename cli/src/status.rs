@@ -144,8 +144,8 @@ pub fn down(args: &DataArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// What in a data directory is ebbtide's: nothing else is deleted.
-const OURS: [&str; 11] =
-    ["state", "metadata", "volumes", "snapshots", "efs", "kube", "nodes", "journal", "world.yaml", "up.json", "up.log"];
+const OURS: [&str; 12] =
+    ["state", "metadata", "volumes", "snapshots", "efs", "kube", "nodes", "journal", "csi-faults.json", "world.yaml", "up.json", "up.log"];
 
 pub fn reset(args: &ResetArgs) -> anyhow::Result<ExitCode> {
     let places = args.data.places()?;

@@ -182,6 +182,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
         devices: !args.no_nodes,
         no_devices: (!root).then(|| "ebbtide runs without root, which loop devices and mounts need; start it with sudo".to_owned()),
         journal: true,
+        journal_effects: args.journal,
         hosts: args.hosts.clone(),
         metadata,
         identity_providers: vec![provider],
@@ -220,6 +221,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
         places: places.clone(),
         drivers,
         controllers_off: args.controllers_off.iter().cloned().collect(),
+        journal: args.journal,
     })
     .await
     .context("starting the Kubernetes API")?;

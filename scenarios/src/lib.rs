@@ -5,6 +5,7 @@ pub mod audit;
 pub mod engine;
 pub mod import;
 pub mod invariants;
+pub mod journal;
 pub mod language;
 pub mod library;
 pub mod live;

@@ -39,6 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             devices,
             no_devices: None,
             journal,
+            journal_effects: false,
             hosts: Vec::new(),
             metadata: Vec::new(),
             identity_providers: Vec::new(),

@@ -35,7 +35,7 @@ use axum::Router;
 use emulator_common::places::Places;
 use emulator_common::store::{Sled, Store, StoreError};
 use model_aws::world::{World, WorldError};
-use model_aws::{Aws, LoadError, Profile};
+use model_aws::{Aws, Begin, LoadError, Profile};
 use tokio_util::sync::CancellationToken;
 
 pub use auth::Auth;
@@ -62,6 +62,8 @@ pub struct Config {
     pub no_devices: Option<String>,
     /// Whether every input is appended to `journal/aws.jsonl`.
     pub journal: bool,
+    /// Whether the journal has a digest of what followed from each input, too.
+    pub journal_effects: bool,
     /// Names beyond localhost by which clients call: `host.docker.internal`.
     pub hosts: Vec<String>,
     /// Where the instances' metadata services listen.
@@ -107,8 +109,8 @@ pub struct Running {
 
 /// Opens the state, observes the disk, recovers, serves.
 pub async fn start(config: Config) -> Result<Running, StartError> {
-    let Config { listener, places, mut world, profile, auth, devices, no_devices, journal, hosts, metadata, identity_providers: providers } =
-        config;
+    let Config { listener, places, mut world, profile, auth, devices, no_devices, journal, hosts, metadata, .. } = config;
+    let (effects, providers) = (config.journal_effects, config.identity_providers);
     let io = |operation: &str| {
         let operation = operation.to_owned();
         move |source| StartError::Io { operation, source }
@@ -124,9 +126,10 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let state = places.state("aws");
     std::fs::create_dir_all(&state).map_err(io(&format!("make {}", state.display())))?;
     let store = Arc::new(Sled::open(&state)?);
-    let aws = load(store.as_ref(), &world, profile)?;
+    let begin = Begin { effects, ..begin(store.as_ref(), &world, profile)? };
+    let aws = begin.start()?;
     let journal = match journal {
-        true => Some(Journal::open(&places.journal()).map_err(io("open the journal"))?),
+        true => Some(Journal::open(&places.journal(), begin).map_err(io("open the journal"))?),
         false => None,
     };
     let blocks = ec2::observe(&places).map_err(|error| StartError::Observe(error.to_string()))?;
@@ -164,14 +167,14 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     Ok(Running { addr, engine, ctx, stopping, serving })
 }
 
-fn load(store: &dyn Store, world: &World, profile: Profile) -> Result<Aws, StartError> {
+/// What is saved, table by table.
+fn begin(store: &dyn Store, world: &World, profile: Profile) -> Result<Begin, StoreError> {
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     let mut records = Vec::new();
     for table in Aws::tables() {
-        for (key, value) in store.load(table)? {
-            records.push((table, String::from_utf8_lossy(&key).into_owned(), value));
-        }
+        records.extend(store.load(table)?.into_iter().map(|(key, value)| (table.to_owned(), text(key), text(value))));
     }
-    Ok(Aws::load(world, profile, records.iter().map(|(table, key, value)| (*table, key.as_str(), value.as_slice())))?)
+    Ok(Begin { world: world.clone(), profile, records, effects: false })
 }
 
 impl Running {

@@ -1,8 +1,9 @@
 //! What the shells of the emulator share: where state is kept ([`store`]), the CSI protocol on the wire ([`csi`]), how
 //! a driver makes itself known to a kubelet ([`registration`]), how requests to AWS are signed ([`sigv4`]), where things lie on disk
-//! ([`places`]) and which processes were started ([`process`]).
+//! ([`places`]), which processes were started ([`process`]) and what machines were told ([`journal`]).
 
 pub mod csi;
+pub mod journal;
 pub mod places;
 pub mod process;
 pub mod registration;

@@ -13,6 +13,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         places: emulator_common::places::Places::new(data),
         drivers: BTreeMap::new(),
         controllers_off: BTreeSet::new(),
+        journal: false,
     })
     .await?;
     println!("{}", running.kubeconfig.display());

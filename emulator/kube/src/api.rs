@@ -11,12 +11,14 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use emulator_common::store::{Batch, Sled, Store as _, StoreError};
 use futures::stream::{BoxStream, Stream, StreamExt};
 use model_kube::object::{Change, Key, Kind, Object};
-use model_kube::store::{BadRecord, Effect, Entry, Outcome, Store};
+use model_kube::store::{BeginError, Effect, Entry, Outcome, Store};
 use model_kube::write::{ApiError, Options, Write};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::journal::{self, Journal};
+
 /// The table of the objects.
-const TABLE: &str = "objects";
+pub(crate) const TABLE: &str = "objects";
 /// How many writes share one commit at most.
 const GROUP: usize = 256;
 
@@ -54,10 +56,12 @@ struct Job {
 pub enum OpenError {
     #[error("cannot open the Kubernetes state")]
     Store(#[from] StoreError),
-    #[error("the Kubernetes state is damaged; move the data directory away or run `ebbtide reset`")]
-    Record(#[from] BadRecord),
-    #[error("cannot fill in the objects of a new cluster")]
-    Bootstrap(#[from] ApiError),
+    #[error(
+        "the Kubernetes state is damaged, or the objects of a new cluster cannot be made; move the data directory away or run `ebbtide reset`"
+    )]
+    Begin(#[from] BeginError),
+    #[error("cannot open the journal")]
+    Journal(#[source] std::io::Error),
     #[error("cannot draw random numbers for object ids")]
     Random(#[source] std::io::Error),
     #[error("cannot start the writer thread")]
@@ -67,15 +71,21 @@ pub enum OpenError {
 impl Api {
     /// Opens the state in a directory and starts the writer.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::open_with(path, None)
+    }
+
+    /// The same, with a journal of all writes in another directory.
+    pub fn open_with(path: &Path, journal: Option<&Path>) -> Result<Self, OpenError> {
         let disk = Sled::open(path)?;
         let seed = crate::tls::random_u64().map_err(OpenError::Random)?;
-        let mut store = Store::load(seed, disk.load(TABLE)?)?;
-        store.bootstrap(now(), &mut Vec::new())?;
+        let begin = journal::begin(&disk, seed)?;
+        let mut store = begin.start()?;
         commit(&disk, &mut store)?;
+        let journal = journal.map(|directory| Journal::open(directory, &begin)).transpose().map_err(OpenError::Journal)?;
         let (told, version) = watch::channel(store.version());
         let store = Arc::new(RwLock::new(store));
         let (writes, jobs) = mpsc::channel(GROUP * 4);
-        let writer = Writer { disk, store: store.clone(), told };
+        let writer = Writer { disk, store: store.clone(), told, journal };
         std::thread::Builder::new().name("kube-writer".to_owned()).spawn(move || writer.run(jobs)).map_err(OpenError::Thread)?;
         Ok(Self { store, writes, version })
     }
@@ -203,10 +213,11 @@ struct Writer {
     disk: Sled,
     store: Arc<RwLock<Store>>,
     told: watch::Sender<u64>,
+    journal: Option<Journal>,
 }
 
 impl Writer {
-    fn run(self, mut messages: mpsc::Receiver<Message>) {
+    fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         while let Some(first) = messages.blocking_recv() {
             let mut group = Vec::new();
             let mut stop = None;
@@ -222,6 +233,9 @@ impl Writer {
             }
             self.serve(group);
             if let Some(done) = stop {
+                if let Some(journal) = &mut self.journal {
+                    journal.end(&self.disk);
+                }
                 drop((self, messages));
                 // Nobody may wait any more.
                 let _ = done.send(());
@@ -230,7 +244,7 @@ impl Writer {
         }
     }
 
-    fn serve(&self, group: Vec<Job>) {
+    fn serve(&mut self, group: Vec<Job>) {
         if group.is_empty() {
             return;
         }
@@ -240,7 +254,11 @@ impl Writer {
         let mut answers = Vec::with_capacity(group.len());
         for job in group {
             let mut effects = Vec::new();
-            let result = store.step_with(at, &job.write, &job.options, &mut effects).and_then(|()| answer(effects));
+            let verdict = store.step_with(at, &job.write, &job.options, &mut effects);
+            if let Some(journal) = &mut self.journal {
+                journal.append(at, &job.write, &job.options, &verdict, &effects);
+            }
+            let result = verdict.and_then(|()| answer(effects));
             answers.push((job.reply, result));
         }
         // Saved before any reply leaves.
@@ -252,6 +270,12 @@ impl Writer {
                 }
             }
             self.roll_back(&mut store);
+            if let Some(journal) = &mut self.journal {
+                journal.begin_anew(&self.disk, store.version());
+            }
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.flush();
         }
         let version = store.version();
         drop(store);

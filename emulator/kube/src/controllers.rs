@@ -5,7 +5,7 @@
 //! Nothing is saved here: what a machine must know after a restart is in the API or in the driver, as in a real cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use model_kube::controllers::Controller;
 use model_kube::write::Write;
@@ -18,7 +18,9 @@ mod readiness;
 mod shell;
 mod timers;
 
+use crate::journal::ControllerJournal;
 pub use backend::Backend;
+use shell::Around;
 
 /// What runs.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +29,8 @@ pub struct Config {
     pub drivers: BTreeMap<String, PathBuf>,
     /// Controllers that do not run, by name ([`Controller::NAMES`]).
     pub off: BTreeSet<String>,
+    /// Where each keeps a journal of what it was told.
+    pub journal: Option<PathBuf>,
 }
 
 /// The running controllers.
@@ -60,25 +64,36 @@ pub fn start<B: Backend>(api: B, config: Config) -> Controllers {
     let is_on = |name: &str| !config.off.contains(name);
     for machine in Controller::builtin() {
         if is_on(machine.name()) {
-            tasks.spawn(shell::run(machine, None, api.clone(), events.clone(), stop.clone()));
+            let journal = journal(config.journal.as_deref(), &machine, None);
+            let around = Around { channel: None, api: api.clone(), events: events.clone(), journal, stop: stop.clone() };
+            tasks.spawn(shell::run(machine, around));
         }
     }
     for (name, socket) in &config.drivers {
-        let (name, socket, api, events, stop, off) =
-            (name.clone(), socket.clone(), api.clone(), events.clone(), stop.clone(), config.off.clone());
+        let (name, socket, api, events, stop, config) =
+            (name.clone(), socket.clone(), api.clone(), events.clone(), stop.clone(), config.clone());
         tasks.spawn(async move {
             let channel = emulator_common::csi::connect(&socket);
             let Some(driver) = readiness::wait(&name, &socket, &channel, &stop).await else { return };
             let mut sidecars = JoinSet::new();
             for machine in Controller::sidecars(&driver) {
-                if !off.contains(machine.name()) {
-                    sidecars.spawn(shell::run(machine, Some(channel.clone()), api.clone(), events.clone(), stop.clone()));
+                if !config.off.contains(machine.name()) {
+                    let journal = journal(config.journal.as_deref(), &machine, Some(&driver));
+                    let channel = Some(channel.clone());
+                    let around = Around { channel, api: api.clone(), events: events.clone(), journal, stop: stop.clone() };
+                    sidecars.spawn(shell::run(machine, around));
                 }
             }
             while sidecars.join_next().await.is_some() {}
         });
     }
     Controllers { stop, tasks }
+}
+
+/// A controller's journal; one that cannot be opened is evidence lost, and nothing else.
+fn journal(directory: Option<&Path>, machine: &Controller, driver: Option<&model_kube::controllers::Driver>) -> Option<ControllerJournal> {
+    let opened = ControllerJournal::open(directory?, machine, driver);
+    opened.inspect_err(|error| tracing::warn!(%error, controller = machine.name(), "cannot open its journal")).ok()
 }
 
 impl Controllers {

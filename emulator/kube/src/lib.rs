@@ -7,6 +7,7 @@ mod api;
 pub mod controllers;
 mod expire;
 mod http;
+mod journal;
 mod protobuf;
 mod tls;
 
@@ -33,6 +34,8 @@ pub struct Config {
     pub drivers: BTreeMap<String, PathBuf>,
     /// Controllers that do not run, by name; see [`controllers::Config`].
     pub controllers_off: BTreeSet<String>,
+    /// Keep journals: of every write, and of what each controller is told.
+    pub journal: bool,
 }
 
 /// Why the API does not start.
@@ -61,14 +64,16 @@ pub struct Running {
 
 /// Starts the API and the controllers. Must be called inside a tokio runtime.
 pub async fn start(config: Config) -> Result<Running, StartError> {
-    let Config { listener, places, drivers, controllers_off } = config;
+    let Config { listener, places, drivers, controllers_off, journal } = config;
+    let journal = journal.then(|| places.journal());
     let addr = listener.local_addr().map_err(StartError::Listen)?;
     listener.set_nonblocking(true).map_err(StartError::Listen)?;
     let credentials = tls::credentials(&places)?;
-    let state = places.state("kube");
+    let (state, written) = (places.state("kube"), journal.clone());
     // Opening reads the whole state: not on the runtime's threads.
-    let api =
-        tokio::task::spawn_blocking(move || Api::open(&state)).await.map_err(|error| StartError::Listen(io::Error::other(error)))??;
+    let api = tokio::task::spawn_blocking(move || Api::open_with(&state, written.as_deref()))
+        .await
+        .map_err(|error| StartError::Listen(io::Error::other(error)))??;
     let signer = accounts::Signer::open(&places, format!("https://{}", tls::reached_at(addr)))?;
     let router = http::router(api.clone(), places.clone(), credentials.token.clone(), signer, addr);
     let handle = axum_server::Handle::new();
@@ -83,7 +88,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     // Written last: whoever finds it finds the API answering.
     let kubeconfig = tls::write_kubeconfig(&places, addr, &credentials)?;
     controllers::define(&api, &controllers_off).await;
-    let controllers = controllers::start(api.clone(), controllers::Config { drivers, off: controllers_off });
+    let controllers = controllers::start(api.clone(), controllers::Config { drivers, off: controllers_off, journal });
     let stop = CancellationToken::new();
     let expire = tokio::spawn(expire::run(api.clone(), stop.clone()));
     Ok(Running { addr, kubeconfig, api, controllers, handle, server, stop, expire })

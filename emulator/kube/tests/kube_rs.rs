@@ -15,6 +15,7 @@ async fn serve(dir: &tempfile::TempDir, address: &str) -> emulator_kube::Running
         places: emulator_common::places::Places::new(dir.path().join("data")),
         drivers: BTreeMap::new(),
         controllers_off: BTreeSet::new(),
+        journal: false,
     })
     .await
     .unwrap()

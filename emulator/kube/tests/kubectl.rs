@@ -34,6 +34,7 @@ async fn serve(data: PathBuf) -> Running {
         places: emulator_common::places::Places::new(data),
         drivers: BTreeMap::new(),
         controllers_off: CONTROLLERS.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>(),
+        journal: false,
     })
     .await
     .unwrap()

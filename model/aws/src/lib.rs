@@ -58,6 +58,26 @@ pub struct Aws {
     pub faults: faults::State,
 }
 
+/// What an AWS begins with: a journal's first line, from which it is made again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Begin {
+    pub world: World,
+    pub profile: Profile,
+    /// Saved records: table, key and value.
+    pub records: Vec<(String, String, String)>,
+    /// The journal has a digest of what followed from each input.
+    pub effects: bool,
+}
+
+impl Begin {
+    /// The AWS that begins so.
+    pub fn start(&self) -> Result<Aws, LoadError> {
+        let records = self.records.iter().map(|(table, key, value)| (table.as_str(), key.as_str(), value.as_bytes()));
+        Aws::load(&self.world, self.profile, records)
+    }
+}
+
 /// Commands, completions of effects, timers, and what was observed at a start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -61,6 +61,23 @@ pub enum Controller {
     Snapshotter(snapshotter::Snapshotter),
 }
 
+/// What a controller begins with: a journal's first line, from which it is made again.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Begin {
+    /// As [`Controller::journal`].
+    pub controller: String,
+    pub driver: Option<Driver>,
+}
+
+impl Begin {
+    /// The controller that begins so; none: there is none of this name.
+    pub fn start(&self) -> Option<Controller> {
+        let driver = self.driver.as_ref();
+        let all = driver.map_or_else(Controller::builtin, Controller::sidecars);
+        all.into_iter().find(|machine| machine.journal(driver) == self.controller)
+    }
+}
+
 macro_rules! each {
     ($self:expr, $machine:ident => $result:expr) => {
         match $self {
@@ -192,6 +209,12 @@ impl Controller {
             Self::Snapshots(_) => "snapshot-controller",
             Self::Snapshotter(_) => "snapshotter",
         }
+    }
+
+    /// The name of its journal: as [`Self::name`], but of each machine its own.
+    pub fn journal(&self, driver: Option<&Driver>) -> String {
+        let name = if matches!(self, Self::Modifier(_)) { "modifier" } else { self.name() };
+        driver.map_or_else(|| name.to_owned(), |driver| format!("{name}.{}", driver.name))
     }
 
     /// The kinds whose watch events it needs.

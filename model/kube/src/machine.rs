@@ -14,6 +14,7 @@
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use model_common::csi;
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,7 @@ pub use cache::{Cache, Index};
 pub use queue::{Backoff, Done, Queue};
 
 /// What a controller is told.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Input {
     /// The informers have listed what exists (as `Changed(Added)`); from now on the controller acts.
     Booted,
@@ -110,7 +111,7 @@ pub enum Purpose {
 }
 
 /// Why an input was refused; nothing changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Reject {
     /// An answer to a call that is not in flight: it was answered before, or belongs to an earlier run.
     #[error("no call {call} is in flight")]
@@ -120,6 +121,8 @@ pub enum Reject {
 /// Sets the times that users see and machines do not know: every `lastTransitionTime`, `timeAdded` and error time that a
 /// controller left open becomes `at`.
 pub fn stamp(write: &mut Write, at: &Time) {
+    // In whole seconds, as the API shows and saves it.
+    let at = &Time(Timestamp::from_second(at.0.as_second()).unwrap_or(at.0));
     let (Write::Create { object } | Write::Update { object, .. }) = write else { return };
     let fill = |time: &mut Option<Time>| {
         time.get_or_insert_with(|| at.clone());

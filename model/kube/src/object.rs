@@ -85,22 +85,12 @@ pub trait Typed: Serialize + DeserializeOwned + Clone + PartialEq + std::fmt::De
 
 macro_rules! kinds {
     ($($kind:ident: $type:ty),* $(,)?) => {
-        /// Any object. Cloning is cheap.
-        #[derive(Debug, Clone, PartialEq)]
+        /// Any object. Cloning is cheap. Serialized (for journals and hashes) it says its variant; [`Object::to_json`] is what the API shows.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         pub enum Object {
             $($kind(Arc<$type>),)*
             /// The plural is the CustomResourceDefinition's; the object itself does not say it.
             Custom { plural: Arc<str>, object: Arc<Custom> },
-        }
-
-        impl Serialize for Object {
-            /// As the API shows it, with `apiVersion` and `kind`.
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                match self {
-                    $(Self::$kind(object) => object.serialize(serializer),)*
-                    Self::Custom { object, .. } => object.serialize(serializer),
-                }
-            }
         }
 
         impl Object {
@@ -131,7 +121,10 @@ macro_rules! kinds {
 
             /// The object as the API shows it, with `apiVersion` and `kind`.
             pub fn to_json(&self) -> Result<Value, serde_json::Error> {
-                serde_json::to_value(self)
+                match self {
+                    $(Self::$kind(object) => serde_json::to_value(object),)*
+                    Self::Custom { object, .. } => serde_json::to_value(object),
+                }
             }
 
             /// The object of a kind from its JSON. Unknown fields are dropped; types that do not fit are an error.
@@ -269,7 +262,7 @@ impl<T: Typed> From<T> for Object {
 }
 
 /// What happened to an object, as a watch tells it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Change {
     Added(Object),
     Modified(Object),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::object::{Key, Kind, Object};
 
 /// A change of one object.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Write {
     /// `metadata.generateName` is honoured where the name is empty.
     Create {

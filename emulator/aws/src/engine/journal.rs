@@ -1,97 +1,61 @@
-//! The journal: every input with its time and verdict, as JSON lines. It is evidence and replay, not the source of truth, so a
-//! failure to write it is told and does not stop anything.
+//! The journal of the AWS machine: what it began with, every input with its time, its verdict and the digest of its effects.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use model_aws::{At, Input, Reject};
-use serde::Serialize;
+use emulator_common::journal::{self, Line, Records};
+use model_aws::{At, Aws, Begin, Effect, Input, Reject};
 
-/// A journal larger than this is moved to `aws.1.jsonl` (which it replaces) and begun anew.
-const MAX_BYTES: u64 = 64 << 20;
-
-/// An open journal.
+/// An open journal, and what a reset begins with.
 pub struct Journal {
-    path: PathBuf,
-    file: BufWriter<File>,
-    written: u64,
-    failed: bool,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Line<'a> {
-    at: At,
-    input: &'a Input,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reject: Option<&'a Reject>,
+    file: journal::Journal,
+    begin: Begin,
 }
 
 impl Journal {
-    /// Opens `aws.jsonl` in a directory for appending.
-    pub fn open(directory: &Path) -> std::io::Result<Self> {
-        std::fs::create_dir_all(directory)?;
-        let path = directory.join("aws.jsonl");
-        let file = OpenOptions::new().create(true).append(true).open(&path)?;
-        let written = file.metadata()?.len();
-        Ok(Self { path, file: BufWriter::with_capacity(1 << 16, file), written, failed: false })
+    /// Opens `aws.jsonl` in a directory and notes what the machine begins with.
+    pub fn open(directory: &Path, begin: Begin) -> std::io::Result<Self> {
+        let mut this = Self { file: journal::Journal::open(directory, "aws")?, begin };
+        this.note_begin();
+        // Kept for resets, which keep no records.
+        this.begin.records = Vec::new();
+        Ok(this)
     }
 
-    pub fn append(&mut self, at: At, input: &Input, verdict: &Result<(), Reject>) {
-        let line = Line { at, input, reject: verdict.as_ref().err() };
-        let result = serde_json::to_vec(&line).map_err(std::io::Error::from).and_then(|mut text| {
-            text.push(b'\n');
-            self.written += text.len() as u64;
-            self.file.write_all(&text)
-        });
-        let result = result.and_then(|()| if self.written > MAX_BYTES { self.rotate() } else { Ok(()) });
-        self.note(result);
+    /// The machine begins anew, with nothing but its world.
+    pub fn begin_anew(&mut self) {
+        self.note_begin();
+    }
+
+    fn note_begin(&mut self) {
+        self.file.append(&Line::<&Begin, At, &Input, &Reject>::Begin { begin: &self.begin });
+        self.file.flush();
+    }
+
+    pub fn append(&mut self, at: At, input: &Input, verdict: &Result<(), Reject>, effects: &[Effect]) {
+        let effects = effects.iter().filter(|_| self.begin.effects).map(|effect| format!("{effect:?}"));
+        let (reject, effects) = (verdict.as_ref().err(), journal::effects(effects));
+        self.file.append(&Line::<&Begin, At, &Input, &Reject>::Step { at, input, reject, effects });
+    }
+
+    /// The machine ends in order; what it saved is this.
+    pub fn end(&mut self, records: &Records) {
+        self.file.append(&Line::<&Begin, At, &Input, &Reject>::State { state: journal::state(records) });
+        self.file.flush();
     }
 
     /// Hands what is buffered to the kernel.
     pub fn flush(&mut self) {
-        let result = self.file.flush();
-        self.note(result);
-    }
-
-    fn rotate(&mut self) -> std::io::Result<()> {
-        self.file.flush()?;
-        std::fs::rename(&self.path, self.path.with_file_name("aws.1.jsonl"))?;
-        self.file = BufWriter::with_capacity(1 << 16, OpenOptions::new().create(true).append(true).open(&self.path)?);
-        self.written = 0;
-        Ok(())
-    }
-
-    fn note(&mut self, result: std::io::Result<()>) {
-        match result {
-            Ok(()) => self.failed = false,
-            // Told once, not with every input.
-            Err(error) if !self.failed => {
-                self.failed = true;
-                tracing::warn!(path = %self.path.display(), %error, "cannot write the journal; going on without it");
-            }
-            Err(_) => {}
-        }
+        self.file.flush();
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use model_aws::efs;
-
-    #[test]
-    fn a_large_journal_is_begun_anew_and_the_old_one_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path()).unwrap();
-        let input = Input::Efs(efs::Input::Command(efs::Command::DeleteAccessPoint { id: "fsap-1".into() }));
-        journal.append(At(1), &input, &Ok(()));
-        journal.written = MAX_BYTES;
-        journal.append(At(2), &input, &Ok(()));
-        journal.append(At(3), &input, &Ok(()));
-        journal.flush();
-        let lines = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap().lines().count();
-        assert_eq!((lines("aws.1.jsonl"), lines("aws.jsonl")), (2, 1));
+/// All records of a store.
+pub fn records(store: &dyn emulator_common::store::Store) -> Result<Records, emulator_common::store::StoreError> {
+    let mut records = Records::new();
+    for table in Aws::tables() {
+        for (key, value) in store.load(table)? {
+            records.insert((table.to_owned(), String::from_utf8_lossy(&key).into_owned()), value);
+        }
     }
+    Ok(records)
 }

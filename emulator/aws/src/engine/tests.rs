@@ -259,7 +259,8 @@ async fn a_command_that_comes_while_the_thread_is_finishing_is_carried_out() {
     let path = dir.path().join("aws.jsonl");
     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     let mut pipe = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
-    let journal = Journal::open(dir.path()).unwrap();
+    let begin = model_aws::Begin { world: World::default(), profile: Profile::Instant, records: Vec::new(), effects: true };
+    let journal = Journal::open(dir.path(), begin).unwrap();
     fcntl_setfl(&pipe, OFlags::NONBLOCK).unwrap();
     while pipe.write(&[b' '; 4096]).is_ok() {}
     let engine = Engine::start(Arc::new(Gated::default()), fresh(), Some(journal)).unwrap();

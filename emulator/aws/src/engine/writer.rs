@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::desk::Desk;
 use super::history::History;
+use super::journal::records;
 use super::sort::{Sorted, sort};
 use super::timers::Timers;
 use super::{Ended, Journal, Message, Outside, ResetTo, Shared};
@@ -166,8 +167,20 @@ impl Writer {
         let past = if dirty.is_empty() { None } else { Some(self.past(&applied.aws)) };
         drop(applied);
         match self.save(Commit { batch: batch_of(dirty), sequence, past, told, reset: None }, desk) {
-            Then::Next if self.stopping => Then::End,
+            Then::Next if self.stopping => {
+                self.note_end();
+                Then::End
+            }
             then => then,
+        }
+    }
+
+    /// Says in the journal what is saved where the machine ends in order.
+    fn note_end(&mut self) {
+        let Some(journal) = &mut self.journal else { return };
+        match records(self.store.as_ref()) {
+            Ok(records) => journal.end(&records),
+            Err(error) => tracing::warn!(%error, "the journal lacks the state at its end"),
         }
     }
 
@@ -201,7 +214,7 @@ impl Writer {
         let mut effects = std::mem::take(&mut self.turn.effects);
         let verdict = aws.step(at, input, &mut effects);
         if let Some(journal) = &mut self.journal {
-            journal.append(at, input, &verdict);
+            journal.append(at, input, &verdict, &effects);
             self.flush.get_or_insert_with(|| Instant::now() + JOURNAL);
         }
         if let Err(reject) = &verdict {
@@ -318,6 +331,9 @@ impl Writer {
         std::mem::swap(&mut applied.aws, &mut reset.aws);
         applied.sequence += 1;
         self.timers.clear();
+        if let Some(journal) = &mut self.journal {
+            journal.begin_anew();
+        }
         for input in &reset.inputs {
             let _ = self.step(&mut applied.aws, input);
         }

@@ -36,6 +36,7 @@ async fn bench() -> Bench {
         devices: false,
         no_devices: None,
         journal: false,
+        journal_effects: false,
         hosts: Vec::new(),
         metadata: vec![first, second],
         identity_providers: Vec::new(),

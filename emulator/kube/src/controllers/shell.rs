@@ -18,15 +18,27 @@ use tonic::transport::Channel;
 use super::Backend;
 use super::events::Events;
 use super::timers::Timers;
+use crate::journal::ControllerJournal;
 
 /// How long to wait before a watch that broke is started anew.
 const RELIST: Duration = Duration::from_millis(100);
 
+/// What a machine runs on.
+pub struct Around<B> {
+    /// Its driver's socket.
+    pub channel: Option<Channel>,
+    pub api: B,
+    pub events: Events,
+    pub journal: Option<ControllerJournal>,
+    pub stop: CancellationToken,
+}
+
 /// Runs a machine until it is stopped.
-pub async fn run<B: Backend>(machine: Controller, driver: Option<Channel>, api: B, events: Events, stop: CancellationToken) {
+pub async fn run<B: Backend>(machine: Controller, around: Around<B>) {
+    let Around { channel: driver, api, events, journal, stop } = around;
     let (answers, mut answered) = mpsc::unbounded_channel();
     let timeout = machine.call_timeout();
-    let mut shell = Shell { machine, driver, timeout, api: api.clone(), events, answers, timers: Timers::default() };
+    let mut shell = Shell { machine, driver, timeout, api: api.clone(), events, answers, timers: Timers::default(), journal };
     let kinds = shell.machine.kinds();
     // What the machine was told exists, to tell it after a broken watch what is gone.
     let mut known: BTreeMap<Key, Object> = BTreeMap::new();
@@ -85,12 +97,17 @@ struct Shell<B> {
     events: Events,
     answers: mpsc::UnboundedSender<Input>,
     timers: Timers,
+    journal: Option<ControllerJournal>,
 }
 
 impl<B: Backend> Shell<B> {
     fn step(&mut self, input: Input) {
         let mut effects = Vec::new();
-        if let Err(reject) = self.machine.step(&input, &mut effects) {
+        let verdict = self.machine.step(&input, &mut effects);
+        if let Some(journal) = &mut self.journal {
+            journal.append(&input, &verdict, &effects);
+        }
+        if let Err(reject) = verdict {
             tracing::warn!(controller = self.machine.name(), "input refused: {reject}");
         }
         for effect in effects {

@@ -160,7 +160,7 @@ async fn a_claim_gets_a_volume_that_is_attached_and_goes_again() {
     let socket = dir.path().join("csi.sock");
     let api = TestApi::new();
     let fake = Arc::new(Fake::default());
-    let config = Config { drivers: [("ebs.csi.aws.com".to_owned(), socket.clone())].into(), off: BTreeSet::new() };
+    let config = Config { drivers: [("ebs.csi.aws.com".to_owned(), socket.clone())].into(), off: BTreeSet::new(), journal: None };
     // The controllers are there before the driver.
     let controllers = start(api.clone(), config);
     let stop = CancellationToken::new();
@@ -234,7 +234,7 @@ async fn a_claim_gets_a_volume_that_is_attached_and_goes_again() {
 #[tokio::test]
 async fn a_controller_that_is_off_does_nothing() {
     let api = TestApi::new();
-    let config = Config { drivers: Default::default(), off: ["pv-protection".to_owned(), "scheduler".to_owned()].into() };
+    let config = Config { drivers: Default::default(), off: ["pv-protection".to_owned(), "scheduler".to_owned()].into(), journal: None };
     let controllers = start(api.clone(), config);
     api.apply(
         Kind::PersistentVolume,

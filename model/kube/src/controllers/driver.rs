@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A driver with its sidecars' settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Driver {
     /// `ebs.csi.aws.com`.
     pub name: String,

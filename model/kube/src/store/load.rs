@@ -1,7 +1,10 @@
 //! Persistence: what changed as records, and the store from its records. Cost follows the change.
 
+use k8s_openapi::jiff::Timestamp;
+
 use crate::object::{Key, Kind, Object};
 use crate::resource::BUILT_IN;
+use crate::write::ApiError;
 
 use super::{Log, Store};
 
@@ -10,6 +13,34 @@ pub type Record = (Vec<u8>, Option<Vec<u8>>);
 
 /// The record that holds the version counter; it cannot be an object's, which has three slashes.
 const VERSION: &[u8] = b"version";
+
+/// What a store begins with: a journal's first line, from which it is made again.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Begin {
+    pub seed: u64,
+    pub at: Timestamp,
+    /// Saved records: key and value.
+    pub records: Vec<(String, String)>,
+}
+
+impl Begin {
+    /// The store that begins so, with what every cluster has.
+    pub fn start(&self) -> Result<Store, BeginError> {
+        let records = self.records.iter().map(|(key, value)| (key.clone().into_bytes(), value.clone().into_bytes()));
+        let mut store = Store::load(self.seed, records)?;
+        store.bootstrap(self.at, &mut Vec::new())?;
+        Ok(store)
+    }
+}
+
+/// Why a store cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    #[error(transparent)]
+    Record(#[from] BadRecord),
+    #[error(transparent)]
+    Bootstrap(#[from] ApiError),
+}
 
 /// A record that cannot be read back.
 #[derive(Debug, thiserror::Error)]

@@ -31,7 +31,7 @@ use crate::object::{Change, Key, Kind, Object, Typed};
 use crate::write::{ApiError, Options, Write};
 
 pub use self::index::claims_of;
-pub use self::load::{BadRecord, Record};
+pub use self::load::{BadRecord, Begin, BeginError, Record};
 pub use self::log::{Entry, KEPT, Log};
 
 /// What a write brings about.
@@ -43,6 +43,25 @@ pub enum Effect {
     Changed(Entry),
     /// A `Warning` header for the writer.
     Warning(String),
+}
+
+impl Effect {
+    /// What of it leaves the store, in one line; journals compare it.
+    pub fn told(&self) -> String {
+        let json = |object: &Object| object.to_json().map_or_else(|error| error.to_string(), |json| json.to_string());
+        match self {
+            Self::Reply { object, outcome } => format!("{outcome:?} {:?} {}", object.key(), object.resource_version()),
+            Self::Changed(entry) => {
+                let what = match entry.change {
+                    Change::Added(_) => "added",
+                    Change::Modified(_) => "modified",
+                    Change::Deleted(_) => "deleted",
+                };
+                format!("{} {what} {}", entry.version, json(entry.change.object()))
+            }
+            Self::Warning(text) => text.clone(),
+        }
+    }
 }
 
 /// What became of the written object.
