@@ -179,7 +179,7 @@ pub struct UpArgs {
     #[arg(value_name = "-NAME,…", value_parser = controller_off)]
     pub controllers_off: Vec<String>,
     /// Keep journals of the Kubernetes side too, in `journal` of the data directory: every write with its verdict, and what each
-    /// controller was told. `ebbtide replay` plays them again; the AWS side's is always kept.
+    /// controller and kubelet was told. `ebbtide replay` plays them again; the AWS side's is always kept.
     #[arg(long)]
     pub journal: bool,
     /// Switch built-in CSI drivers off, controller and node plugins, to run others in their place: --drivers=-ebs.csi.aws.com. Theirs

@@ -72,6 +72,7 @@ impl Supervisor {
         kubeconfig: &Path,
         drivers_off: &BTreeSet<String>,
         efs_utils: Option<&EfsUtils>,
+        journal: bool,
     ) -> anyhow::Result<Self> {
         let (stop, starts) = (CancellationToken::new(), Starts::default());
         for node in nodes {
@@ -91,6 +92,7 @@ impl Supervisor {
                 first_loop: first_loop(),
                 efs_socket: inside::EFS_SOCKET.into(),
                 efs_utils: efs_utils.cloned(),
+                journal,
             };
             tokio::spawn(keep(config, starts.clone(), stop.clone()));
         }

@@ -228,7 +228,8 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
     tracing::info!(address = %kube.addr, kubeconfig = %kube.kubeconfig.display(), "the Kubernetes API answers");
 
     let nodes = if with_nodes { world.nodes() } else { Vec::new() };
-    let supervisor = Supervisor::start(places, &nodes, &format!("http://{local_aws}"), &kube.kubeconfig, &drivers_off, efs_utils.as_ref())?;
+    let endpoint = format!("http://{local_aws}");
+    let supervisor = Supervisor::start(places, &nodes, &endpoint, &kube.kubeconfig, &drivers_off, efs_utils.as_ref(), args.journal)?;
     let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
     let waited = tokio::select! {
         not_ready = wait_ready(&kube, &names, supervisor.starts()) => Some(not_ready),

@@ -15,6 +15,8 @@ use model_kube::controllers::{self, Controller};
 use model_kube::machine;
 use model_kube::store::{self, Store};
 use model_kube::write::{ApiError, Options, Write};
+use model_node::kubelet::{self, Kubelet};
+use model_node::volume_manager;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +40,7 @@ pub enum JournalError {
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Replayed {
-    /// `aws`, `kube`, `controller.attachdetach` …
+    /// `aws`, `kube`, `controller.attachdetach`, `kubelet.ip-10-0-1-10.ec2.internal` …
     pub journal: String,
     pub inputs: usize,
     pub refused: usize,
@@ -65,8 +67,10 @@ trait Machine {
     fn begin(&mut self, begin: Self::Begin) -> Result<(), String>;
     /// Steps; none: it has not begun.
     fn step(&mut self, at: Self::At, input: Self::Input) -> Option<Stepped<Self::Reject>>;
-    /// The digest of what is saved.
-    fn state(&self) -> String;
+    /// The digest of what is saved; of most machines nothing is, as all that they must know is in the API or on the disk.
+    fn state(&self) -> String {
+        journal::state(&BTreeMap::new())
+    }
     /// Whether the journal has digests of effects.
     fn has_effects(&self) -> bool {
         true
@@ -112,6 +116,7 @@ fn one(path: &Path) -> Result<Replayed, JournalError> {
             replayed.found = machine.found();
             replayed
         }
+        _ if name.starts_with("kubelet.") => play(path, &mut KubeletMachine::default())?,
         _ => play(path, &mut ControllerMachine::default())?,
     };
     Ok(Replayed { journal: name, ..replayed })
@@ -320,9 +325,27 @@ impl Machine for ControllerMachine {
         let verdict = self.controller.as_mut()?.step(&input, &mut effects);
         Some((journal::effects(effects.iter().map(|effect| format!("{effect:?}"))), verdict))
     }
+}
 
-    /// Nothing of it is saved: what it must know is in the API.
-    fn state(&self) -> String {
-        journal::state(&BTreeMap::new())
+#[derive(Default)]
+struct KubeletMachine {
+    kubelet: Option<Kubelet>,
+}
+
+impl Machine for KubeletMachine {
+    type Begin = volume_manager::Config;
+    type At = Timestamp;
+    type Input = kubelet::Input;
+    type Reject = kubelet::Reject;
+
+    fn begin(&mut self, begin: Self::Begin) -> Result<(), String> {
+        self.kubelet = Some(Kubelet::new(begin));
+        Ok(())
+    }
+
+    fn step(&mut self, _: Timestamp, input: kubelet::Input) -> Option<Stepped<kubelet::Reject>> {
+        let mut effects = Vec::new();
+        let verdict = self.kubelet.as_mut()?.step(&input, &mut effects);
+        Some((journal::effects(effects.iter().map(|effect| format!("{effect:?}"))), verdict))
     }
 }

@@ -46,6 +46,7 @@ fn main() -> Result {
                 first_loop: 1000,
                 efs_socket: emulator_node::config::inside::EFS_SOCKET.into(),
                 efs_utils: None,
+                journal: false,
             };
             let node = emulator_node::spawn(&config, &std::env::current_exe()?)?;
             println!("{} runs as process {}{}", node.name, node.process.pid, if node.adopted { " (it ran before)" } else { "" });

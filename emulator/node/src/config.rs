@@ -46,6 +46,9 @@ pub struct NodeConfig {
     /// The real `mount.efs` that mounts here; none: ebbtide's own.
     #[serde(default)]
     pub efs_utils: Option<EfsUtils>,
+    /// Keep a journal of what the kubelet is told.
+    #[serde(default)]
+    pub journal: bool,
 }
 
 /// The addresses of an instance's metadata service, `http://127.0.0.1:…`: on EC2 both are http://169.254.169.254.

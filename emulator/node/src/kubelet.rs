@@ -9,6 +9,7 @@ mod containers;
 mod drivers;
 mod events;
 mod exec;
+mod journal;
 mod local;
 mod plugins;
 mod register;
@@ -63,6 +64,8 @@ pub struct KubeletConfig {
     pub container_helper: PathBuf,
     /// Ask for attachments as soon as the watch shows them (see [`model_node::volume_manager::Config`]).
     pub eager: bool,
+    /// The directory of its journal; none: it keeps none.
+    pub journal: Option<PathBuf>,
 }
 
 /// Why a kubelet cannot run.

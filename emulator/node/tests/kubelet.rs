@@ -252,6 +252,7 @@ impl Bench {
             log_dir: dir.path().join("log"),
             container_helper: env!("CARGO_BIN_EXE_ebbtide-container").into(),
             eager: true,
+            journal: None,
         };
         let stop = CancellationToken::new();
         let kubelet = spawn(&config, &stop);

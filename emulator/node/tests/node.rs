@@ -46,6 +46,7 @@ impl Data {
             first_loop: 3000,
             efs_socket: emulator_node::config::inside::EFS_SOCKET.into(),
             efs_utils: None,
+            journal: false,
         };
         Some(Self { dir, config })
     }

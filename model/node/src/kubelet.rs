@@ -101,7 +101,7 @@ pub enum Effect {
 }
 
 /// An input that does not fit.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Reject {
     #[error("no pod {0} on this node")]
     NoSuchPod(PodUid),

@@ -137,6 +137,7 @@ pub(super) async fn claim(alone: &Alone) -> Result<Claimed, ClaimError> {
         first_loop: alone.first_loop,
         efs_socket: alone.efs_socket.clone(),
         efs_utils: None,
+        journal: false,
     };
     Ok(Claimed { config, register })
 }

@@ -164,6 +164,7 @@ async fn kubelet(config: Arc<NodeConfig>, stop: CancellationToken) -> Result<(),
         // The program that runs now, whatever became of its path.
         container_helper: "/proc/self/exe".into(),
         eager: true,
+        journal: config.journal.then(|| config.places().journal()),
     };
     crate::kubelet::run(kubelet, stop).await.map_err(|error| NodeError::Kubelet(error.to_string()))
 }

@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 
 use super::drivers::Drivers;
 use super::events::{Note, Recorder};
+use super::journal::Journal;
 use super::requests::{attach_limit, patch_status, resolve};
 use super::server::Registry;
 use super::status::{Times, pod_status};
@@ -66,6 +67,7 @@ pub struct Shell {
     pods: HashMap<PodUid, Record>,
     timers: HashMap<TimerKey, AbortHandle>,
     sender: mpsc::UnboundedSender<Message>,
+    journal: Option<Journal>,
 }
 
 impl Shell {
@@ -79,10 +81,28 @@ impl Shell {
         let executor =
             Arc::new(Executor { client: client.clone(), node: config.node_name.clone(), kubelet_dir: config.kubelet_dir.clone(), drivers });
         let layout = Layout { root: config.kubelet_dir.display().to_string() };
-        let machine = Kubelet::new(vm::Config { node: config.node_name.clone(), layout, eager: config.eager });
+        let begin = vm::Config { node: config.node_name.clone(), layout, eager: config.eager };
+        // One that cannot be opened is evidence lost, and nothing else.
+        let open = |directory: &PathBuf| {
+            Journal::open(directory, &begin).inspect_err(|error| tracing::warn!(%error, "cannot open the kubelet's journal")).ok()
+        };
+        let journal = config.journal.as_ref().and_then(open);
+        let machine = Kubelet::new(begin);
         let recorder = Recorder::start(client.clone(), config.node_name.clone());
         let runtime = Runtime { helper: config.container_helper.clone() };
-        Self { config, client, executor, runtime, recorder, registry, machine, pods: HashMap::new(), timers: HashMap::new(), sender }
+        Self {
+            config,
+            client,
+            executor,
+            runtime,
+            recorder,
+            registry,
+            machine,
+            pods: HashMap::new(),
+            timers: HashMap::new(),
+            sender,
+            journal,
+        }
     }
 
     /// Runs for ever.
@@ -228,7 +248,11 @@ impl Shell {
 
     fn feed(&mut self, input: Input) {
         let mut effects = Vec::new();
-        if let Err(reject) = self.machine.step(&input, &mut effects) {
+        let verdict = self.machine.step(&input, &mut effects);
+        if let Some(journal) = &mut self.journal {
+            journal.append(&input, &verdict, &effects);
+        }
+        if let Err(reject) = verdict {
             tracing::debug!(%reject, ?input, "an input did not fit");
         }
         for effect in effects {

@@ -193,7 +193,7 @@ pub struct Event {
 }
 
 /// An input that does not fit.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Reject {
     #[error("no operation on {volume} {pod} is waiting for an answer")]
     NoSuchOperation { volume: String, pod: String },
