@@ -43,6 +43,7 @@ pub const FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer
 pub struct Provisioner {
     driver: Driver,
     cache: Cache,
+    places: topology::Places,
     work: Queue,
     /// Claims whose CreateVolume is out, or may still be going on in the driver: tried until it answers finally, even when the
     /// claim is gone. In memory only, as in the real one (prov#486).
@@ -65,6 +66,7 @@ impl Provisioner {
         Self {
             driver,
             cache: Cache::default(),
+            places: topology::Places::default(),
             work: Queue::default(),
             creating: BTreeMap::new(),
             made: BTreeMap::new(),
@@ -134,6 +136,8 @@ impl Provisioner {
                 let claims: Vec<Key> = self.cache.find(Index::ClaimsByClass, name(&class.metadata)).cloned().collect();
                 claims.into_iter().for_each(|claim| self.work.mark_gently(claim));
             }
+            Object::CSINode(node) => self.places.changed(&self.driver, &self.cache, name(&node.metadata)),
+            Object::Node(node) => self.places.changed(&self.driver, &self.cache, name(&node.metadata)),
             Object::VolumeAttachment(attachment) => {
                 if let Some(volume) = &attachment.spec.source.persistent_volume_name {
                     let volume = Key::new(Kind::PersistentVolume, "", volume);
@@ -212,7 +216,7 @@ impl Provisioner {
         let address = format!("{}/{}", super::namespace(&claim.metadata), name(&claim.metadata));
         let message = format!("External provisioner is provisioning volume for claim \"{address}\"");
         self.tell(&claim, (false, "Provisioning", message), out);
-        match source.and_then(|source| volume::request(&self.driver, &self.cache, &claim, &class, source)) {
+        match source.and_then(|source| volume::request(&self.driver, &self.cache, &self.places, &claim, &class, source)) {
             Ok(request) => {
                 self.work.call(item, &self.driver.name, request, out);
                 self.creating.insert(item.clone(), claim);

@@ -57,6 +57,7 @@ fn fs_type(driver: &Driver, class: &StorageClass) -> Result<String, String> {
 pub fn request(
     driver: &Driver,
     cache: &Cache,
+    places: &topology::Places,
     claim: &PersistentVolumeClaim,
     class: &StorageClass,
     content_source: Option<ContentSource>,
@@ -94,7 +95,8 @@ pub fn request(
         parameters.insert("csi.storage.k8s.io/pv/name".to_owned(), name_for(claim));
     }
     let topology = if driver.topology {
-        topology::requirement(driver, cache, claim, class).map_err(|why| format!("error generating accessibility requirements: {why}"))?
+        topology::requirement(driver, cache, places, claim, class)
+            .map_err(|why| format!("error generating accessibility requirements: {why}"))?
     } else {
         None
     };
