@@ -72,6 +72,8 @@ pub struct Check {
     ec2: Option<Ec2>,
     /// What was seen last, since the Unix epoch: time does not go back in what the monitors are told.
     at: Duration,
+    /// Why EC2 says nothing.
+    silent: Option<String>,
 }
 
 impl Check {
@@ -93,7 +95,7 @@ impl Check {
         let ec2 = place.ec2.as_ref().map(Ec2::new);
         let watch = Watch::of_a_cluster(Some(&names));
         let (follow, first) = Follow::begin(events, kinds.len(), IN_ORDER).await?;
-        let mut this = Self { watch, follow, kinds, objects: Objects::default(), ec2, at: Duration::ZERO };
+        let mut this = Self { watch, follow, kinds, objects: Objects::default(), ec2, at: Duration::ZERO, silent: None };
         this.learn(first)?;
         if let Some(ec2) = &mut this.ec2 {
             ec2.ask(now(), &mut this.watch).await?;
@@ -132,9 +134,15 @@ impl Check {
         let told = self.follow.ready(now().saturating_sub(IN_ORDER))?;
         self.learn(told)?;
         if let Some(ec2) = &mut self.ec2 {
-            // A call that fails is no violation: the next one tells.
-            if let Err(error) = ec2.ask_when_due(now(), &mut self.watch).await {
-                tracing::warn!(%error, "EC2 did not say what is attached");
+            // A call that fails is no violation: the next one tells. It may fail on purpose, and for long: why is told once.
+            match ec2.ask_when_due(now(), &mut self.watch).await.map_err(|error| error.to_string()) {
+                Ok(false) => {}
+                Ok(true) => self.silent = None,
+                Err(error) if self.silent.as_ref() == Some(&error) => {}
+                Err(error) => {
+                    tracing::warn!(error, "EC2 does not say what is attached");
+                    self.silent = Some(error);
+                }
             }
         }
         self.watch.pass(now());

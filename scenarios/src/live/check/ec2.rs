@@ -28,8 +28,9 @@ impl Ec2 {
         self.volumes.len()
     }
 
-    pub(super) async fn ask_when_due(&mut self, at: Duration, watch: &mut Watch) -> Result<(), EngineError> {
-        if at.saturating_sub(self.asked) < EVERY { Ok(()) } else { self.ask(at, watch).await }
+    /// Whether it was time to ask.
+    pub(super) async fn ask_when_due(&mut self, at: Duration, watch: &mut Watch) -> Result<bool, EngineError> {
+        if at.saturating_sub(self.asked) < EVERY { Ok(false) } else { self.ask(at, watch).await.map(|()| true) }
     }
 
     pub(super) async fn ask(&mut self, at: Duration, watch: &mut Watch) -> Result<(), EngineError> {
