@@ -145,7 +145,8 @@ pub fn search(args: &SearchArgs) -> anyhow::Result<ExitCode> {
     });
     shrinking.finish_and_clear();
     let seed = report.seed.unwrap_or_default();
-    let (trace, report) = Trace::record(&shrunk.scenario, seed);
+    // Shrinking may have come upon another seed that needs less.
+    let (trace, report) = Trace::record(&shrunk.scenario, shrunk.report.seed.unwrap_or(seed));
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
     let file = args.out.join(format!("search-{seed}.yaml"));
     let traced = args.out.join(format!("search-{seed}.trace.jsonl"));

@@ -21,7 +21,7 @@ use crate::world;
 pub use bytes::{OPEN, Played, play};
 pub use campaign::{Failed, NoMerge, Seeds, Shard, Tally};
 pub use plan::{Options, plan};
-pub use shrink::{Shrunk, inputs, shrink};
+pub use shrink::{Shrunk, inputs, shrink, shrink_if};
 pub use trace::{NoTrace, Trace, difference};
 
 /// How a search ended.

@@ -30,7 +30,7 @@ mod story;
 mod tests;
 mod trouble;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -315,6 +315,8 @@ struct World {
     cuts: BTreeMap<String, files::Tree>,
     /// Events of one kind reach a watcher in order.
     delivered: BTreeMap<(Watcher, Kind), Duration>,
+    /// When the last changes were made, by version.
+    changed: VecDeque<(Duration, u64)>,
     /// How many Events were told; their names are made from their nanoseconds, which must differ.
     told: i64,
     trouble: trouble::State,
@@ -350,6 +352,7 @@ impl World {
             trees: BTreeMap::new(),
             cuts: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            changed: VecDeque::new(),
             told: 0,
             trouble: trouble::State::default(),
             rpcs: rpc::Rpcs::default(),

@@ -9,6 +9,8 @@ pub enum Bug {
     DetachUnannounced = 1,
     /// 10: it looks again at what its watch showed, not at the API (PR #28095).
     HandshakeByWatch,
+    /// 11: a detach that was decided on before another of the same volume had ended is carried out after it (#93902).
+    DetachedTwice,
     /// 24: a NodeStageVolume that timed out counts as not done (PR #82492).
     StageTimeoutIsFinal,
     /// 25: after a NodeUnstageVolume that timed out the device counts as mounted still (#86360).
@@ -30,9 +32,10 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::DetachUnannounced,
         Self::HandshakeByWatch,
+        Self::DetachedTwice,
         Self::StageTimeoutIsFinal,
         Self::UnstageTimeoutKeepsDevice,
         Self::UnstageFailureKeepsDevice,

@@ -134,6 +134,10 @@ pub enum Trouble {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kind: Option<String>,
         delay: Span,
+        /// What a controller lists when it starts is as old: it may have seen, or written, what it is not shown again. So it is where the
+        /// API server lists from its cache (`ConsistentListFromCache` off, the default before Kubernetes 1.31) and another answers.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        stale: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         duration: Option<Span>,
     },

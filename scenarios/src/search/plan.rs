@@ -67,6 +67,9 @@ const CONTROLLERS: [&str; 6] = ["attachdetach", "attacher", "provisioner", "pv-b
 const NODE_CALLS: [&str; 4] = ["NodeStageVolume", "NodeUnstageVolume", "NodePublishVolume", "NodeUnpublishVolume"];
 const CONTROLLER_CALLS: [&str; 4] = ["ControllerPublishVolume", "ControllerUnpublishVolume", "CreateVolume", "DeleteVolume"];
 
+/// Kinds whose watch lags alone.
+const LAGGING: [&str; 5] = ["PersistentVolumeClaim", "PersistentVolume", "VolumeAttachment", "Pod", "Node"];
+
 /// A scenario from a source of choices.
 pub fn plan(pick: &mut dyn Pick, seed: u64, options: &Options) -> Scenario {
     let nodes = 1 + pick.pick(options.nodes.max(1));
@@ -185,7 +188,8 @@ fn trouble(pick: &mut dyn Pick, sort: Sort, nodes: usize) -> Trouble {
                 call: call.into(),
                 node: None,
                 volume: None,
-                count: Some(1 + pick.pick(3) as u64),
+                // A few calls, or all for minutes.
+                count: Some([1, 2, 3, 20][pick.pick(4)]),
                 delay,
                 code: code.map(str::to_owned),
                 applied,
@@ -200,7 +204,10 @@ fn trouble(pick: &mut dyn Pick, sort: Sort, nodes: usize) -> Trouble {
         Sort::Lag => {
             let (actor, node) = if pick.chance(1, 3) { ("kubelet".to_owned(), Some(node)) } else { (controller, None) };
             let delay = Span(Duration::from_secs([1, 15, 40][pick.pick(3)]));
-            Trouble::WatchLag { actor, node, kind: None, delay, duration: Some(duration) }
+            // One kind's watch alone lets things arrive before what they name.
+            let kind = (node.is_none() && pick.chance(1, 2)).then(|| LAGGING[pick.pick(LAGGING.len())].to_owned());
+            let stale = node.is_none() && pick.chance(1, 2);
+            Trouble::WatchLag { actor, node, kind, delay, stale, duration: Some(duration) }
         }
     }
 }

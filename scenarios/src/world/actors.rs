@@ -9,7 +9,7 @@ use model_common::trail::Trail;
 use model_kube::controllers::{self, Driver};
 use model_kube::events::{EventRecord, Recorder};
 use model_kube::machine::{self, Effect, Input};
-use model_kube::object::{Change, Kind};
+use model_kube::object::{Change, Key, Kind, Object};
 
 use super::clock::Part;
 use super::{Event, Timer, Watcher, Which, World};
@@ -59,12 +59,30 @@ impl World {
     pub(super) fn boot_controller(&mut self, number: usize) {
         let kinds = self.controllers[number].machine.kinds();
         for kind in kinds {
-            let objects: Vec<_> = self.store.all(&kind).map(|(_, object)| object.clone()).collect();
-            for object in objects {
+            for object in self.listed(Watcher::Controller(number), &kind) {
                 self.controller(number, &Input::Changed(Change::Added(object)));
             }
         }
         self.controller(number, &Input::Booted);
+    }
+
+    /// What a list shows. Where it is old, what has happened since is on its way.
+    fn listed(&mut self, watcher: Watcher, kind: &Kind) -> Vec<Object> {
+        let lag = self.staleness(watcher, kind);
+        let then = self.clock.now().saturating_sub(lag);
+        let version = self.changed.partition_point(|(time, _)| *time <= then).checked_sub(1).map_or(0, |last| self.changed[last].1);
+        let old = if lag.is_zero() { None } else { self.store.range_at(Key::new(kind.clone(), "", ""), version).ok() };
+        let Some(old) = old else { return self.store.all(kind).map(|(_, object)| object.clone()).collect() };
+        let objects = old.map(|(_, object)| object.clone()).collect();
+        let since = self.store.since(version).into_iter().flatten().filter(|entry| entry.change.object().kind() == *kind);
+        for (version, change) in since.map(|entry| (entry.version, Arc::new(entry.change.clone()))).collect::<Vec<_>>() {
+            let at = self.changed.partition_point(|(_, other)| *other < version);
+            let made = self.changed.get(at).map_or(then, |(time, _)| *time);
+            let last = self.delivered.entry((watcher, kind.clone())).or_default();
+            *last = (made + lag).max(*last);
+            self.clock.at(*last, Event::Watch(watcher, change));
+        }
+        objects
     }
 
     /// A step of a controller, and its effects on their way.

@@ -6,7 +6,7 @@ use model_kube::fields;
 use model_kube::object::{Key, Kind, Object};
 use model_kube::resource::BUILT_IN;
 use model_kube::snapshots;
-use model_kube::store::{Effect, Outcome};
+use model_kube::store::{Effect, KEPT, Outcome};
 use model_kube::write::{ApiError, FieldValidation, Options, Write};
 use serde_json::{Value, json};
 
@@ -52,6 +52,10 @@ impl World {
             match effect {
                 Effect::Reply { object, outcome } => reply = Some((object, outcome)),
                 Effect::Changed(entry) => {
+                    if self.changed.len() == KEPT {
+                        self.changed.pop_front();
+                    }
+                    self.changed.push_back((self.clock.now(), entry.version));
                     self.trail.value(entry.change.object());
                     self.watch.see(self.clock.now(), &Seen::Object(&entry.change));
                     self.trace_change(&entry.change);

@@ -132,6 +132,15 @@ impl State {
 impl World {
     /// How much a watch is behind.
     pub(super) fn lag(&self, watcher: Watcher, kind: &Kind) -> Duration {
+        self.behind(watcher, kind, false)
+    }
+
+    /// How old what it lists is.
+    pub(super) fn staleness(&self, watcher: Watcher, kind: &Kind) -> Duration {
+        self.behind(watcher, kind, true)
+    }
+
+    fn behind(&self, watcher: Watcher, kind: &Kind, lists: bool) -> Duration {
         if self.trouble.rules.is_empty() {
             return Duration::ZERO;
         }
@@ -140,8 +149,10 @@ impl World {
             Watcher::Node(number) => Actor::Kubelet(number),
         };
         let lag = |rule: &Rule| match &rule.trouble {
-            Trouble::WatchLag { kind: wanted, delay: Span(delay), .. }
-                if rule.actors.contains(&watching) && wanted.as_deref().is_none_or(|wanted| wanted == kind.kind_name()) =>
+            Trouble::WatchLag { kind: wanted, delay: Span(delay), stale, .. }
+                if (*stale || !lists)
+                    && rule.actors.contains(&watching)
+                    && wanted.as_deref().is_none_or(|wanted| wanted == kind.kind_name()) =>
             {
                 Some(*delay)
             }
@@ -227,6 +238,9 @@ impl World {
             Trouble::Api { count, actor, .. } => {
                 let actors = actor.as_deref().map_or(Ok(Vec::new()), |actor| self.actors(actor, None))?;
                 self.add_rule(trouble, *count, actors, None);
+            }
+            Trouble::WatchLag { actor, stale: true, .. } if actor == "kubelet" => {
+                return Err(EngineError::Unsupported("kubelets list what is there; `stale` is for controllers".into()));
             }
             Trouble::WatchLag { actor, node, duration, .. } => {
                 let actors = self.actors(actor, node.as_deref())?;

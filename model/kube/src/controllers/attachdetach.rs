@@ -123,6 +123,8 @@ pub struct AttachDetach {
     in_use: BTreeMap<String, BTreeSet<String>>,
     pairs: Pairs,
     fixes: Fixes,
+    /// Detached, and with the bug to be detached once more.
+    detached: BTreeSet<Key>,
 }
 
 fn timer(purpose: Purpose, item: &Key) -> Timer {
@@ -256,6 +258,9 @@ impl AttachDetach {
 
     /// Attached and wanted: a detach that was asked for before is off.
     fn keep(&mut self, item: &Key, pair: &Pair, out: &mut Vec<Effect>) {
+        if self.detached.remove(item) {
+            self.work.write(item, Write::delete(item.clone()), out);
+        }
         let Some(have) = self.have.get_mut(pair) else { return };
         if have.detach_requested {
             have.detach_requested = false;
@@ -399,7 +404,11 @@ impl AttachDetach {
         if bugs::on(Bug::HandshakeByWatch) {
             let node = self.cache.at::<Node>(&key).cloned().map(Object::Node);
             self.verified(item, node.as_ref(), out);
-            return self.work.mark(item.clone());
+            // Given up, it waits.
+            if self.have.get(pair).is_some_and(|have| have.op == Op::Detaching) {
+                self.work.mark(item.clone());
+            }
+            return;
         }
         self.work.read(item, key, out);
     }
@@ -468,6 +477,9 @@ impl AttachDetach {
 
     /// The attachment is gone.
     fn end(&mut self, item: &Key, pair: &Pair, out: &mut Vec<Effect>) {
+        if bugs::on(Bug::DetachedTwice) {
+            self.detached.insert(item.clone());
+        }
         self.have.remove(pair);
         out.push(Effect::Disarm(timer(Purpose::Deadline, item)));
         out.push(Effect::Disarm(timer(Purpose::ForceDetach, item)));
