@@ -1,7 +1,8 @@
 //! Whether the search finds bugs: each is put into the machines, one at a time, and must be found from nothing, and shrunk.
-//! One test in a process of its own, because a bug is in all machines of the process.
+//! In a process of its own, one test at a time, because a bug is in all machines of the process.
 
 use std::ops::RangeInclusive;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use model_common::bugs::{self, Bug};
@@ -11,6 +12,13 @@ use scenarios::search::{OPEN, Options, inputs, of_seed, search, shrink_if};
 fn options() -> Options {
     let names = scenarios::invariants::NAMES.iter().filter(|name| !OPEN.contains(name));
     Options { invariants: Some(names.map(|name| (*name).to_owned()).collect()), ..Options::default() }
+}
+
+/// Held by the test that runs.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What was found of a bug.
@@ -56,6 +64,7 @@ fn look(bug: Bug, seeds: RangeInclusive<u64>, shrinking: Duration) -> Option<Fou
 /// Those that a few runs show.
 #[test]
 fn a_search_finds_what_was_put_in() {
+    let _turn = turn();
     let quick =
         [Bug::DetachUnannounced, Bug::HandshakeByWatch, Bug::DeletedClaimIsRefused, Bug::AdoptedNotWanted, Bug::DeletedWhileAttached];
     for bug in quick {
@@ -67,6 +76,7 @@ fn a_search_finds_what_was_put_in() {
 /// to its own write, so that only a volume that comes into use between that and the read shows the bug, which a search finds at once.
 #[test]
 fn an_incident_happens_with_its_bug() {
+    let _turn = turn();
     let incidents = [
         (Bug::DetachUnannounced, "i09"),
         (Bug::DetachedTwice, "i11"),
@@ -99,6 +109,7 @@ const SHORT: usize = 15;
 #[test]
 #[ignore = "some minutes; make test-long runs it"]
 fn each_seeded_bug_is_found_and_shrunk() {
+    let _turn = turn();
     let most: u64 = std::env::var("EBBTIDE_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1000);
     let only = std::env::var("EBBTIDE_BUG").ok();
     let mut missed = Vec::new();

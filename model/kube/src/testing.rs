@@ -489,13 +489,20 @@ impl World {
         panic!("no rest after 20000 steps; pending {:?}", self.pending.first());
     }
 
-    /// Fires the periodic timers once, then rests.
+    /// Fires the periodic timers once, and has each kubelet say that it is there: a controller that has just started takes a volume for
+    /// in use until the node's next status. Then rests.
     pub fn resync(&mut self) {
         let periodic: Vec<_> = self.timers.keys().filter(|(_, timer)| timer.purpose == Purpose::Resync).cloned().collect();
         self.now += Duration::from_secs(15);
         for key in periodic {
             self.timers.remove(&key);
             self.input(key.0, &Input::Fired(key.1));
+        }
+        let nodes: Vec<Node> = self.store.all(&Kind::Node).filter_map(|(_, object)| Some((**object.get::<Node>()?).clone())).collect();
+        for mut node in nodes {
+            let conditions = node.status.as_mut().and_then(|status| status.conditions.as_mut());
+            conditions.into_iter().flatten().for_each(|condition| condition.last_heartbeat_time = Some(Time(self.now)));
+            self.write(&Write::update_status(node)).expect("the node is there");
         }
         self.settle();
     }
