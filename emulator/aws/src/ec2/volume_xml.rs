@@ -10,31 +10,36 @@ use crate::xml::{Fields, Plain, element};
 /// A volume as CreateVolume and DescribeVolumes show it.
 pub struct VolumeXml<'a> {
     seed: u64,
-    zone_id: Option<&'a str>,
+    zone_id: ZoneId<'a>,
     volume: &'a Volume,
     /// CreateVolume shows no attachments.
     attachments: bool,
 }
 
+/// Where the id of the volume's zone is from.
+enum ZoneId<'a> {
+    Known(Option<&'a str>),
+    /// Looked up only where the row is written anew: with many rows each look at a volume is a wait for memory.
+    Of(&'a State),
+}
+
 impl<'a> VolumeXml<'a> {
     /// The volumes of an answer.
     pub fn all(state: &'a State, volumes: &[&'a Volume]) -> impl Iterator<Item = Self> {
-        // Neighbours are mostly in one zone.
-        let mut last: Option<(&str, Option<&str>)> = None;
-        volumes.iter().map(move |volume| {
-            let zone_id = match last {
-                Some((zone, id)) if zone == volume.zone => id,
-                _ => state.network().zone(&volume.zone).map(|zone| zone.id.as_str()),
-            };
-            last = Some((&volume.zone, zone_id));
-            Self { seed: state.seed(), zone_id, volume, attachments: true }
-        })
+        volumes.iter().map(move |volume| Self { seed: state.seed(), zone_id: ZoneId::Of(state), volume, attachments: true })
     }
 
     /// Of a reply.
     pub fn made(ctx: &'a Ctx, volume: &'a Volume) -> Self {
         let zone_id = ctx.world.zones.iter().find(|zone| zone.name == volume.zone).map(|zone| zone.id.as_str());
-        Self { seed: ctx.world.seed, zone_id, volume, attachments: false }
+        Self { seed: ctx.world.seed, zone_id: ZoneId::Known(zone_id), volume, attachments: false }
+    }
+
+    fn zone_id(&self) -> Option<&'a str> {
+        match self.zone_id {
+            ZoneId::Known(id) => id,
+            ZoneId::Of(state) => state.network().zone(&self.volume.zone).map(|zone| zone.id.as_str()),
+        }
     }
 
     /// What DescribeVolumes shows is kept with the volume; a reply has a copy of its own.
@@ -47,7 +52,7 @@ impl<'a> VolumeXml<'a> {
     }
 
     fn write_elements(&self, out: &mut String) {
-        let Self { seed, zone_id, volume, attachments } = *self;
+        let Self { seed, volume, attachments, .. } = *self;
         let id = volume.key.shown(seed);
         let source = |wanted: bool| volume.source_id.as_deref().filter(|_| wanted);
         element!(out, "volumeId", Plain(id));
@@ -56,7 +61,7 @@ impl<'a> VolumeXml<'a> {
         element!(out, "snapshotId", source(matches!(volume.source, Source::Snapshot(_))).unwrap_or_default());
         element!(out, "sourceVolumeId", source(matches!(volume.source, Source::Volume(_))));
         element!(out, "availabilityZone", volume.zone.as_str());
-        element!(out, "availabilityZoneId", zone_id);
+        element!(out, "availabilityZoneId", self.zone_id());
         element!(out, "status", Plain(volume.status().name()));
         element!(out, "createTime", Plain(Time(volume.created_at)));
         let write_attachments = |out: &mut String| {

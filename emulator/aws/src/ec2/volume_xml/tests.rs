@@ -83,7 +83,7 @@ impl<'a> Shape<'a> {
             snapshot_id: snapshot.unwrap_or_default(),
             source_volume_id: copied,
             availability_zone: &volume.zone,
-            availability_zone_id: shown.zone_id,
+            availability_zone_id: shown.zone_id(),
             status: volume.status().name(),
             create_time: Time(volume.created_at).to_string(),
             attachment_set: shown.attachments.then(|| attachments.collect()),
@@ -159,7 +159,7 @@ proptest! {
         volumes in prop::collection::vec((volume(), of(text()), any::<bool>()), 0..4), seed: u64, next_token in of(text()),
     ) {
         let shown = || volumes.iter().map(|(volume, zone_id, attachments)| {
-            VolumeXml { seed, zone_id: zone_id.as_deref(), volume, attachments: *attachments }
+            VolumeXml { seed, zone_id: ZoneId::Known(zone_id.as_deref()), volume, attachments: *attachments }
         });
         let mut expected = String::new();
         let set = Set { volume_set: shown().map(|shown| Shape::of(&shown)).collect(), next_token: next_token.as_deref() };
