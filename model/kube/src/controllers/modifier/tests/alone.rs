@@ -53,13 +53,16 @@ fn want(class: &'static str) -> alone::Deed {
     )
 }
 
-/// vac-protection keeps a class that a claim is on its way to: without it a modification that may be going on is repeated for ever.
-fn gone_unless_aimed_at(class: &'static str) -> alone::Deed {
+/// vac-protection keeps a class that a claim wants or is on its way to: without it a modification that may be going on is repeated for
+/// ever.
+fn gone_unless_in_use(class: &'static str) -> alone::Deed {
     let gone = gone(Kind::VolumeAttributesClass, "", class);
     Box::new(move |alone| {
         let claim = alone.store.get::<PersistentVolumeClaim>("default", "c");
+        let wanted = claim.and_then(|claim| claim.spec.as_ref()?.volume_attributes_class_name.as_deref());
         let status = claim.and_then(|claim| claim.status.as_ref()?.modify_volume_status.as_ref());
-        if status.and_then(|status| status.target_volume_attributes_class_name.as_deref()) != Some(class) {
+        let target = status.and_then(|status| status.target_volume_attributes_class_name.as_deref());
+        if ![wanted, target].contains(&Some(class)) {
             gone(alone);
         }
     })
@@ -80,7 +83,7 @@ fn scene() -> Scene {
             want("faster"),
             want("late"),
             put(attributes("faster", "6000")),
-            gone_unless_aimed_at("late"),
+            gone_unless_in_use("late"),
             put(attributes("late", "7000")),
         ],
         rule,
