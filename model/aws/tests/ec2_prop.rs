@@ -240,7 +240,7 @@ fn remove_errors(outside: &mut Outside) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 160, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 2, ..ProptestConfig::default() })]
 
     #[test]
     fn lives_of_volumes(actions in proptest::collection::vec(action(), 1..120), slow in any::<bool>()) {

@@ -481,7 +481,6 @@ fn check(bench: &Bench) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
     #[test]
     fn whatever_happens_it_is_consistent_and_comes_to_rest(history in prop::collection::vec(acts(), 1..60)) {
         let mut bench = Bench::new(Profile::Aws);

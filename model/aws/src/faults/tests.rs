@@ -504,8 +504,6 @@ fn play(shell: &mut Shell, act: &Act) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
-
     /// Whatever the faults: counts are kept, what holds belongs to a rule, a hold with a time has its timer, and with the rules
     /// gone nothing is held, every wish is fulfilled, and no device is left without an attachment.
     #[test]

@@ -158,7 +158,7 @@ impl StateMachineTest for Ec2 {
 }
 
 prop_state_machine! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 2, ..ProptestConfig::default() })]
 
     /// Every answer and every description is as the reference says.
     #[test]

@@ -176,7 +176,7 @@ impl StateMachineTest for Shell {
 }
 
 prop_state_machine! {
-    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Each call meets what the rules say, and the counts are theirs.
     #[test]

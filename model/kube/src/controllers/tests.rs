@@ -149,7 +149,7 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
 const NAMES: [&str; 7] = ["pv-binder", "provisioner", "attachdetach", "attacher", "scheduler", "pvc-protection", "pv-protection"];
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 8, ..ProptestConfig::default() })]
 
     /// Whatever fails and crashes: at most one claim has a volume, nothing is mounted that is not attached, no volume is deleted
     /// while attached (all checked after each step), and left alone it all becomes well; then all goes, and nothing is left.

@@ -308,7 +308,7 @@ impl StateMachineTest for Kubelet {
 }
 
 prop_state_machine! {
-    #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// No action is wrong, and a node that is left alone has what its pods want.
     #[test]

@@ -259,7 +259,7 @@ impl StateMachineTest for Efs {
 }
 
 prop_state_machine! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 2, ..ProptestConfig::default() })]
 
     /// Every answer and every life cycle state is as the reference says.
     #[test]

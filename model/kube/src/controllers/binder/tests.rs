@@ -125,7 +125,7 @@ fn a_released_volume_is_free_again_when_its_claim_ref_is_taken_off() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 16, ..ProptestConfig::default() })]
 
     /// Claims compete for volumes while writes fail and the binder crashes: no volume is bound twice (checked after each step),
     /// and in the end as many are bound as there are matches, with both sides of one mind.
