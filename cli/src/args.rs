@@ -60,10 +60,15 @@ pub enum Format {
     Json,
 }
 
+/// The variable that stands for `--data-dir`.
+pub const DATA_DIR: &str = "EBBTIDE_DATA_DIR";
+
 #[derive(Args, Clone)]
 pub struct DataArgs {
-    /// Where the state lies. Several ebbtides run side by side with different directories and ports.
-    #[arg(long, env = "EBBTIDE_DATA_DIR", value_name = "DIR")]
+    /// Where the state lies; without it where EBBTIDE_DATA_DIR says, which `ebbtide env` sets. Several ebbtides run side by side with
+    /// different directories and ports.
+    // Not clap's `env`: a variable that stands in the shell would then conflict with options that name another place.
+    #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// How to print.
     #[arg(short, long, value_enum, default_value = "text")]
@@ -73,7 +78,8 @@ pub struct DataArgs {
 impl DataArgs {
     /// The data directory, absolute.
     pub fn places(&self) -> anyhow::Result<emulator_common::places::Places> {
-        let dir = match &self.data_dir {
+        let said = self.data_dir.clone().or_else(|| std::env::var_os(DATA_DIR).filter(|dir| !dir.is_empty()).map(PathBuf::from));
+        let dir = match said {
             Some(dir) => std::path::absolute(dir)?,
             None => default_data_dir()?,
         };

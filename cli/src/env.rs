@@ -2,18 +2,20 @@
 
 use std::process::ExitCode;
 
-use crate::args::{EnvArgs, EnvShell, Format};
+use crate::args::{DATA_DIR, EnvArgs, EnvShell, Format};
 use crate::state::Up;
 
 pub fn env(args: &EnvArgs) -> anyhow::Result<ExitCode> {
     let variables: Vec<(&str, String)> = if args.unset {
         NAMES.iter().map(|name| (*name, String::new())).collect()
     } else {
-        let up = Up::running(&args.data.places()?)?;
+        let places = args.data.places()?;
+        let up = Up::running(&places)?;
         // The secret is the user's: with `--auth verify` and a secret of their own they have it already.
         let secret = std::env::var("EBBTIDE_SECRET_KEY").unwrap_or_else(|_| "test".into());
+        let path = |path: &std::path::Path| path.display().to_string();
         let values =
-            [up.endpoint(), up.access_key.clone(), secret, up.region.clone(), up.region.clone(), up.kubeconfig.display().to_string()];
+            [up.endpoint(), up.access_key.clone(), secret, up.region.clone(), up.region.clone(), path(&up.kubeconfig), path(places.data())];
         NAMES.into_iter().zip(values).collect()
     };
     if args.data.output == Format::Json {
@@ -37,8 +39,9 @@ pub fn env(args: &EnvArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-const NAMES: [&str; 6] =
-    ["AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION", "KUBECONFIG"];
+/// The last is for ebbtide's own commands.
+const NAMES: [&str; 7] =
+    ["AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION", "KUBECONFIG", DATA_DIR];
 
 /// A word that every shell reads back unchanged.
 fn quote(word: &str) -> String {

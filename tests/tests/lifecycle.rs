@@ -25,6 +25,32 @@ fn two_run_side_by_side() {
     assert!(!again.status.success() && text(&again).contains("ebbtide down"), "{}", text(&again));
 }
 
+/// After `eval "$(ebbtide env --data-dir D)"` ebbtide's own commands mean D, too, until another is named.
+#[test]
+fn a_shell_of_one_ebbtide_means_that_one() {
+    let (one, two) = (Ebbtide::up(&["--no-nodes"]), Ebbtide::up(&["--no-nodes"]));
+    let shell = |script: &str| {
+        let mut command = Command::new("bash");
+        command.args(["-euc", script]).env("EBBTIDE", program()).env("ONE", one.dir()).env("TWO", two.dir());
+        let output = command.env_remove("EBBTIDE_DATA_DIR").env("SHELL", "/bin/bash").output().expect("bash");
+        (output.status.code(), text(&output))
+    };
+    let said = |script: &str| {
+        let (code, output) = shell(&format!(r#"eval "$($EBBTIDE env --data-dir $ONE)"; {script}"#));
+        assert_eq!(code, Some(0), "{script}: {output}");
+        output
+    };
+    assert!(said("$EBBTIDE status").contains(&one.endpoint()));
+    assert!(said("$EBBTIDE check").contains("holds"));
+    assert!(said("$EBBTIDE fault ls --data-dir $TWO; $EBBTIDE status --data-dir $TWO").contains(&two.endpoint()));
+    // A variable gives way to what is named on the command line, where two options would contradict each other.
+    assert!(said("$EBBTIDE check --kubeconfig $TWO/kube/kubeconfig").contains("holds"));
+    let (code, output) = shell("$EBBTIDE check --kubeconfig $TWO/kube/kubeconfig --data-dir $ONE");
+    assert!(code == Some(2) && output.contains("cannot be used with"), "{output}");
+    // And `--unset` takes it away again.
+    assert_eq!(said(r#"eval "$($EBBTIDE env --unset)"; echo "<${EBBTIDE_DATA_DIR-none}>""#).trim(), "<none>");
+}
+
 #[test]
 fn reset_deletes_all_state_and_nothing_else() {
     let mut ebbtide = Ebbtide::up(&["--no-nodes"]);
