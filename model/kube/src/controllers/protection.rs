@@ -62,7 +62,10 @@ impl ClaimProtection {
                 let done = self.work.listed(*call, result, Backoff::CONTROLLER, out)?;
                 if let (Ok(pods), Some(claim)) = (result, self.cache.at::<PersistentVolumeClaim>(&done.item)) {
                     let is_used = pods.iter().filter_map(Object::get::<Pod>).any(|pod| holds(pod, claim));
-                    self.listed.insert(done.item, is_used);
+                    // The watch may have told of such a pod's end while the list was out: then it tells no more, and only a new list shows it.
+                    if !(is_used && done.marked) {
+                        self.listed.insert(done.item, is_used);
+                    }
                 }
             }
             Input::Fired(timer) => self.work.retry(&timer.item),

@@ -379,10 +379,11 @@ impl Provisioner {
     fn removed(&mut self, item: &Key, result: &Result<ControllerReply, Error>, out: &mut Vec<Effect>) {
         let Some(volume) = self.cache.at::<PersistentVolume>(item).cloned() else { return };
         match result {
-            Ok(_) => {
+            Ok(ControllerReply::DeleteVolume) => {
                 self.work.succeed(item);
                 self.deleted.insert(item.clone(), volume.metadata.uid.clone().unwrap_or_default());
             }
+            Ok(other) => self.fail_deletion(item, &volume, format!("the driver answered DeleteVolume with {other:?}"), out),
             Err(error) => self.fail_deletion(item, &volume, error.to_string(), out),
         }
     }

@@ -56,6 +56,8 @@ pub struct Done {
     pub reads: bool,
     /// Whether it was a create.
     pub creates: bool,
+    /// Whether the item was marked while the call was out.
+    pub marked: bool,
     /// What was written or read; of a create that leaves the name to the server it is the item.
     pub target: Key,
 }
@@ -196,6 +198,7 @@ impl Queue {
         let Call { item, target, what } = self.calls.remove(&call).ok_or(Reject::UnknownCall { call })?;
         self.busy.remove(&item);
         self.busy.remove(&target);
+        let marked = self.parked.contains(&item);
         for key in [&item, &target] {
             let waiting = self.waiting.remove(key).unwrap_or_default();
             self.marked.extend(waiting);
@@ -204,7 +207,7 @@ impl Queue {
             }
         }
         self.marked.insert(item.clone());
-        Ok(Done { item, deletes: what == What::Delete, reads: what == What::Read, creates: what == What::Create, target })
+        Ok(Done { item, deletes: what == What::Delete, reads: what == What::Read, creates: what == What::Create, marked, target })
     }
 
     /// Takes in the answer of a write or a read as most controllers do: a success updates the cache and ends the backoff, a failure

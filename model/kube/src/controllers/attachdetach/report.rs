@@ -16,7 +16,9 @@ impl AttachDetach {
     /// The write that makes a node's `volumesAttached` true; none when it is.
     pub(super) fn report(&self, key: &Key) -> Option<Write> {
         let node = self.cache.at::<Node>(key)?;
-        if !desired::is_managed(node) {
+        // What was attached while the node was managed is taken off its list all the same (`UpdateNodeStatuses`): a node that was made
+        // again may have lost the annotation.
+        if !desired::is_managed(node) && !self.pairs.of_node(&key.name).any(|(_, pair)| self.have.contains_key(pair)) {
             return None;
         }
         let is_reported = |pair: &&Pair| self.have.get(*pair).is_some_and(|have| have.confirmed && have.reported);

@@ -73,7 +73,9 @@ fn change(name: &str, change: Value) -> alone::Deed {
 
 fn by_hand() -> alone::Deed {
     Box::new(|alone| {
-        for name in ["x", "y"] {
+        // An id is never given twice.
+        let deleted = alone.snapshots.deleted.clone();
+        for name in ["x", "y"].into_iter().filter(|name| !deleted.contains(&format!("snap-{name}"))) {
             let (name, source_volume_id) = (name.to_owned(), "vol-x".to_owned());
             let parameters = std::collections::BTreeMap::new();
             let _ = alone.snapshots.drive(&ControllerCall::CreateSnapshot { name, source_volume_id, parameters });

@@ -9,7 +9,7 @@ use super::super::{AttachDetach, Op, attachment_name};
 use crate::controllers::{Controller, node_of};
 use crate::machine::{Effect, Purpose, Timer};
 use crate::object::{Key, Kind};
-use crate::testing::alone::{self, Alone, Scene, bind, delete, gone, node, put};
+use crate::testing::alone::{self, Alone, Move, Scene, bind, delete, gone, node, put};
 use crate::testing::{claim, pod, volume};
 use crate::write::Write;
 
@@ -141,4 +141,15 @@ proptest! {
     fn one_node_at_a_time_whatever_happens(moves in alone::moves()) {
         scene().run(&moves);
     }
+}
+
+/// A node that was made again has lost what says that its volumes are attached from here; what was attached comes off all the same.
+#[test]
+fn a_volume_of_a_node_that_is_no_longer_managed_comes_off() {
+    let (pod, gone_pod, attached, make_node, gone_node) = (17, 19, 20, 25, 27);
+    let (told, answered) = (|| Move::Tell(0), || Move::Answer(0, alone::Outcome::Fine));
+    // What it writes of the old node reaches the new one.
+    let mut moves = vec![Move::Deed(pod), told(), answered(), Move::Deed(attached), told()];
+    moves.extend([gone_node, make_node, gone_pod].map(Move::Deed));
+    scene().run(&moves);
 }

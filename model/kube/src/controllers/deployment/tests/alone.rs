@@ -22,9 +22,10 @@ fn rule(alone: &Alone, effect: &Effect) {
     };
     let deployment = alone.told.get::<Deployment>("default", "app").expect("a deployment");
     assert!(controller_of(&set.metadata).unwrap().uid == uid(&deployment.metadata) && !is_leaving(&deployment.metadata));
-    let known = alone.told.at::<ReplicaSet>(&set.key());
-    let (from, to) = (known.map_or(0, |known| sets::replicas(known)), sets::replicas(set));
     let own = |set: &ReplicaSet| controller_of(&set.metadata).is_some_and(|owner| owner.uid == uid(&deployment.metadata));
+    // One of an earlier Deployment of this name may have the new one's name: then the create is refused.
+    let known = alone.told.at::<ReplicaSet>(&set.key()).filter(|known| own(known));
+    let (from, to) = (known.map_or(0, |known| sets::replicas(known)), sets::replicas(set));
     let others: Vec<_> = alone.told.list::<ReplicaSet>().filter(|other| own(other) && other.key() != set.key()).cloned().collect();
     let most = sets::wanted(deployment) + sets::fenceposts(deployment).0;
     if to > from && sets::is_rolling(deployment) {

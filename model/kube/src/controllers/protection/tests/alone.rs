@@ -8,7 +8,7 @@ use super::super::{CLAIM_FINALIZER, ClaimProtection, VOLUME_FINALIZER, VolumePro
 use crate::controllers::{Controller, claims_of, has_finalizer, node_of};
 use crate::machine::{Cache, Effect};
 use crate::object::{Kind, Object};
-use crate::testing::alone::{self, Alone, Scene, delete, gone, put};
+use crate::testing::alone::{self, Alone, Move, Scene, delete, gone, put};
 use crate::testing::{claim, pod, volume};
 use crate::write::Write;
 
@@ -117,4 +117,11 @@ proptest! {
     fn a_bound_volume_is_held_whatever_happens(moves in alone::moves()) {
         volumes().run(&moves);
     }
+}
+
+/// The list still showed the pod whose end the watch told of before the list's answer came.
+#[test]
+fn the_end_of_a_pod_is_not_lost_while_a_list_is_out() {
+    let (make, delete, pod, gone) = (Move::Deed(1), Move::Deed(3), Move::Deed(7), Move::Deed(10));
+    claims().run(&[make, delete, pod, Move::Tell(1), Move::Boot, Move::Perform(0), Move::Tell(0), gone, Move::Tell(0)]);
 }

@@ -10,7 +10,7 @@ use super::super::{FINALIZER, Provisioner};
 use crate::controllers::{Controller, Driver, annotation, has_finalizer};
 use crate::machine::Effect;
 use crate::object::Kind;
-use crate::testing::alone::{self, Alone, Scene, gone, put};
+use crate::testing::alone::{self, Alone, Move, Scene, gone, put};
 use crate::testing::{claim, class};
 use crate::write::Write;
 
@@ -154,4 +154,17 @@ proptest! {
     fn one_volume_for_a_claim_whatever_happens(moves in alone::moves()) {
         scene().run(&moves);
     }
+}
+
+/// An answer to another question says nothing of the volume.
+#[test]
+fn an_answer_of_another_kind_deletes_nothing() {
+    let (claim, csi_node, class, release) = (4, 3, 0, 10);
+    let (told, fine) = (|| Move::Tell(0), || Move::Answer(0, alone::Outcome::Fine));
+    let mut moves = vec![Move::Boot];
+    moves.extend([class, csi_node, claim].map(Move::Deed));
+    moves.extend([told(), told(), told(), fine(), fine(), Move::Deed(release), told(), told(), told()]);
+    // The last of the refusals.
+    moves.push(Move::Answer(0, alone::Outcome::Refused(8)));
+    scene().run(&moves);
 }

@@ -1,6 +1,7 @@
 //! The StatefulSet controller alone.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -8,7 +9,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::{StatefulSets, identity};
-use crate::controllers::workload::{is_leaving, is_ready};
+use crate::controllers::workload::{controller_of, is_leaving, is_ready, uid};
 use crate::controllers::{Controller, claims_of, is_finished, phase_of};
 use crate::machine::Effect;
 use crate::object::{Key, Kind, Object};
@@ -45,8 +46,10 @@ fn rule(alone: &Alone, effect: &Effect) {
             assert!(!is_leaving(&pod.metadata), "it goes already: {pod:?}");
             let ordinal = identity::ordinal("web", &key.name).expect("an ordinal");
             let range = identity::range(&known);
-            let higher =
-                alone.told.list::<Pod>().filter_map(|pod| identity::ordinal("web", &object_key(pod).name)).filter(|other| *other > ordinal);
+            // A pod that is not its own, and goes, is not adopted any more.
+            let own = |pod: &&Arc<Pod>| controller_of(&pod.metadata).is_some_and(|owner| owner.uid == uid(&known.metadata));
+            let higher = alone.told.list::<Pod>().filter(own).filter_map(|pod| identity::ordinal("web", &object_key(pod).name));
+            let higher = higher.filter(|other| *other > ordinal);
             let is_highest = higher.filter(|other| !range.contains(other)).count() == 0;
             let is_ordered = known.spec.as_ref().unwrap().pod_management_policy.as_deref() == Some("OrderedReady");
             assert!(range.contains(&ordinal) || is_highest || !is_ordered, "not from the top: {key:?}");
