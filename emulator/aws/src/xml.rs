@@ -22,6 +22,9 @@ pub use element::{Fields, Plain};
 const EC2: &str = "http://ec2.amazonaws.com/doc/2016-11-15/";
 const HEAD: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
 
+/// Bytes that most resources take in an answer.
+pub const USUAL_SIZE: usize = 1024;
+
 /// A finished answer of the EC2 protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct XmlBody {
@@ -33,14 +36,14 @@ impl XmlBody {
     /// `<{action}Response>` with a request id and the fields of `response`, which must be a struct (or `()` for none).
     pub fn new(action: &str, response: &impl Serialize) -> Result<Self, Ec2Error> {
         let mut written = Ok(());
-        let body = Self::written(action, 1, |xml| written = write_fields(xml, response, "item"));
+        let body = Self::written(action, USUAL_SIZE, |xml| written = write_fields(xml, response, "item"));
         written.map(|()| body).map_err(|error| Ec2Error::new("InternalError", error.to_string()))
     }
 
-    /// The same, with fields that `fields` writes (see [`element`]), of so many resources; most take about half a kilobyte.
-    pub fn written(action: &str, count: usize, fields: impl FnOnce(&mut String)) -> Self {
+    /// The same, with fields that `fields` writes (see [`element`]), in about `size` bytes.
+    pub fn written(action: &str, size: usize, fields: impl FnOnce(&mut String)) -> Self {
         let request_id = request_id();
-        let mut xml = String::with_capacity(1024 + 512 * count.min(2048));
+        let mut xml = String::with_capacity(512 + size);
         // Writing to a String cannot fail.
         let _ = write!(xml, "{HEAD}<{action}Response xmlns=\"{EC2}\"><requestId>{request_id}</requestId>");
         fields(&mut xml);

@@ -7,7 +7,7 @@ use super::volume_xml;
 use super::{Answer, no_reply, run};
 use crate::ctx::Ctx;
 use crate::query::Params;
-use crate::xml::XmlBody;
+use crate::xml::{USUAL_SIZE, XmlBody};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -43,7 +43,7 @@ fn answer(ctx: &Ctx, action: &str, reply: Reply) -> Answer {
     match reply {
         Reply::Attachment { volume, instance, attachment } => {
             let volume = volume.shown(ctx.world.seed);
-            Ok(XmlBody::written(action, 1, |out| volume_xml::write_attachment(out, volume, &instance, &attachment)))
+            Ok(XmlBody::written(action, USUAL_SIZE, |out| volume_xml::write_attachment(out, volume, &instance, &attachment)))
         }
         _ => Err(no_reply()),
     }

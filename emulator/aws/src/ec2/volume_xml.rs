@@ -5,7 +5,7 @@ use model_aws::ec2::{Attachment, Source, State, Volume, VolumeId};
 
 use super::Time;
 use crate::ctx::Ctx;
-use crate::xml::{Fields, Plain, element};
+use crate::xml::{Fields, Plain, USUAL_SIZE, element};
 
 /// A volume as CreateVolume and DescribeVolumes show it.
 pub struct VolumeXml<'a> {
@@ -89,6 +89,11 @@ impl<'a> VolumeXml<'a> {
         element!(out, "fastRestored", volume.fast_restored.then_some(true));
         element!(out, "volumeInitializationRate", volume.initialization_rate);
     }
+}
+
+/// About how many bytes a `volumeSet` takes.
+pub fn size(volumes: &[&Volume]) -> usize {
+    volumes.iter().map(|volume| volume.shown.known_len().max(USUAL_SIZE)).sum()
 }
 
 /// The `volumeSet` of an answer, and the token of its next page.

@@ -8,7 +8,7 @@ use super::{Answer, Tag, TagSpecification, error_of, no_reply, run, tags_for, un
 use crate::ctx::Ctx;
 use crate::error::Ec2Error;
 use crate::query::Params;
-use crate::xml::XmlBody;
+use crate::xml::{USUAL_SIZE, XmlBody};
 
 // Ids are short enough to need no allocation each.
 super::describe_request!(DescribeVolumesRequest, "VolumeId": compact_str::CompactString);
@@ -85,7 +85,7 @@ pub async fn create(ctx: &Ctx, params: &Params) -> Answer {
         tags: tags_for("volume", request.tag_specification)?,
     });
     match run(ctx, params, command).await? {
-        Reply::Volume(volume) => Ok(XmlBody::written("CreateVolume", 1, |out| VolumeXml::made(ctx, &volume).write(out))),
+        Reply::Volume(volume) => Ok(XmlBody::written("CreateVolume", USUAL_SIZE, |out| VolumeXml::made(ctx, &volume).write(out))),
         _ => Err(no_reply()),
     }
 }
@@ -107,7 +107,7 @@ pub async fn copy(ctx: &Ctx, params: &Params) -> Answer {
             let read = |made: &Volume| made.file != File::Absent || made.refused;
             until_read(ctx, |ec2| volumes.iter().all(|made| ec2.volume(made.key).is_none_or(read))).await;
             let shown = volumes.iter().map(|volume| VolumeXml::made(ctx, volume));
-            Ok(XmlBody::written("CopyVolumes", volumes.len(), |out| volume_xml::write_set(out, shown, None)))
+            Ok(XmlBody::written("CopyVolumes", USUAL_SIZE, |out| volume_xml::write_set(out, shown, None)))
         }
         _ => Err(no_reply()),
     }
@@ -124,8 +124,8 @@ pub async fn describe(ctx: &Ctx, params: &Params) -> Answer {
     // Written under the lock: to copy the volumes first takes longer.
     let answer = ctx.engine.read(|aws| {
         let page = aws.ec2.describe_volumes(&request.ids, &request.filter, &paging).map_err(|reject| error_of(&reject))?;
-        let shown = VolumeXml::all(&aws.ec2, &page.items);
-        Ok(XmlBody::written("DescribeVolumes", page.items.len(), |out| volume_xml::write_set(out, shown, page.next_token.as_deref())))
+        let (shown, size) = (VolumeXml::all(&aws.ec2, &page.items), volume_xml::size(&page.items));
+        Ok(XmlBody::written("DescribeVolumes", size, |out| volume_xml::write_set(out, shown, page.next_token.as_deref())))
     });
     answer.await
 }

@@ -308,7 +308,7 @@ impl State {
     pub fn attached_to(&self, instance: &InstanceId) -> impl Iterator<Item = (VolumeKey, &Attachment)> {
         let keys = self.volume_index.with(&super::index::Facet::Instance(instance.clone()));
         let instance = instance.clone();
-        keys.into_iter().flatten().filter_map(move |key| Some((*key, self.volumes.get(key)?.attachments.get(&instance)?)))
+        keys.into_iter().flatten().filter_map(move |key| Some((*key, self.volume(*key)?.attachments.get(&instance)?)))
     }
 }
 

@@ -87,7 +87,7 @@ impl State {
             },
         };
         for key in volumes {
-            let Some(volume) = self.volumes.get(key) else { continue };
+            let Some(volume) = self.volume(*key) else { continue };
             let file = found(volume.file, volume.wanted, volume.running.as_ref(), observed.volumes.get(&key.id(seed)));
             let differs = file != volume.file || volume.running.is_some() || volume.waiting;
             let waits = volume.attachments.values().any(|attachment| attachment.waiting);
@@ -145,7 +145,7 @@ impl State {
             }
         }
         for key in volumes {
-            let Some(volume) = self.volumes.get(key).filter(|volume| volume.file == File::Absent && volume.wanted) else { continue };
+            let Some(volume) = self.volume(*key).filter(|volume| volume.file == File::Absent && volume.wanted) else { continue };
             match volume.source {
                 Source::Empty => {}
                 Source::Snapshot(source) => self.change_snapshot(source, |source| {
@@ -168,14 +168,14 @@ impl State {
     }
 
     fn change_volume_if(&mut self, key: VolumeKey, when: impl FnOnce(&super::Volume) -> bool, change: impl FnOnce(&mut super::Volume)) {
-        if self.volumes.get(&key).is_some_and(when) {
+        if self.volume(key).is_some_and(when) {
             self.change_volume(key, change);
         }
     }
 
     /// Arms the timers that a volume waits for.
     fn rearm(&mut self, key: VolumeKey, out: &mut Vec<Effect>) {
-        let Some(volume) = self.volumes.get(&key) else { return };
+        let Some(volume) = self.volume(key) else { return };
         let timing = self.timing();
         if !volume.settled {
             out.push(Effect::Arm(Timer::Settle(key), if volume.wanted { timing.create } else { timing.delete }));
@@ -242,7 +242,7 @@ impl State {
         }
         for (volume_id, device) in self.leftovers.get(id).cloned().unwrap_or_default() {
             let key = self.volume_by_id(&volume_id).map(|volume| volume.key);
-            if !key.is_some_and(|key| self.volumes.get(&key).is_some_and(|volume| volume.attachments.contains_key(id))) {
+            if !key.is_some_and(|key| self.volume(key).is_some_and(|volume| volume.attachments.contains_key(id))) {
                 self.adopt_stray(at, id, &volume_id, &device, Have::Unknown, out);
             }
             // What became an attachment is remembered there; a stray of no volume until it is gone.

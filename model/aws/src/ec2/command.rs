@@ -216,13 +216,13 @@ impl State {
         let token = request.client_token.as_deref();
         let print = fingerprint(&CreateVolume { client_token: None, tags: in_order(&request.tags), ..request.clone() });
         if let Some([key]) = self.recall("CreateVolume", token, print)? {
-            out.extend(self.volumes.get(key).map(|volume| Effect::Reply(Reply::Volume(Box::new(volume.clone())))));
+            out.extend(self.volume(*key).map(|volume| Effect::Reply(Reply::Volume(Box::new(volume.clone())))));
             return Ok(());
         }
         let new = self.plan_create(keys, request)?;
         let key = self.insert_volume(at, new, out);
         self.remember("CreateVolume", token, print, &[key], out);
-        out.extend(self.volumes.get(&key).map(|volume| Effect::Reply(Reply::Volume(Box::new(volume.clone())))));
+        out.extend(self.volume(key).map(|volume| Effect::Reply(Reply::Volume(Box::new(volume.clone())))));
         self.drive_volume(at, key, out);
         Ok(())
     }
@@ -232,13 +232,13 @@ impl State {
         let print = fingerprint(&CopyVolumes { client_token: None, tags: in_order(&request.tags), ..request.clone() });
         let reply = |volumes: Vec<Volume>| Effect::Reply(Reply::Volumes(volumes));
         if let Some(keys) = self.recall("CopyVolumes", token, print)? {
-            out.push(reply(keys.iter().filter_map(|key| self.volumes.get(key).cloned()).collect()));
+            out.push(reply(keys.iter().filter_map(|key| self.volume(*key).cloned()).collect()));
             return Ok(());
         }
         let new = self.plan_copy(keys, request)?;
         let key = self.insert_volume(at, new, out);
         self.remember("CopyVolumes", token, print, &[key], out);
-        out.push(reply(self.volumes.get(&key).cloned().into_iter().collect()));
+        out.push(reply(self.volume(key).cloned().into_iter().collect()));
         self.drive_volume(at, key, out);
         Ok(())
     }

@@ -36,7 +36,7 @@ impl State {
     /// Drives one volume as far as it goes without the outside. The same after a command, a completion and a restart.
     pub(super) fn drive_volume(&mut self, at: At, key: VolumeKey, out: &mut Vec<Effect>) {
         // Each change brings the volume nearer to what is wanted, so this ends.
-        while let Some(step) = self.volumes.get(&key).and_then(|volume| self.next_step(volume)) {
+        while let Some(step) = self.volume(key).and_then(|volume| self.next_step(volume)) {
             match step {
                 Step::Run(work) => {
                     self.change_volume(key, |volume| volume.running = Some(work.clone()));
@@ -105,7 +105,7 @@ impl State {
             (true, File::Absent) if !self.devices => Some(Step::Change(Change::FileMade)),
             (true, File::Absent) => {
                 let freeze = match volume.source {
-                    Source::Volume(source) => self.volumes.get(&source).map(Volume::holders).unwrap_or_default(),
+                    Source::Volume(source) => self.volume(source).map(Volume::holders).unwrap_or_default(),
                     Source::Empty | Source::Snapshot(_) => Vec::new(),
                 };
                 let bytes = volume.spec.bytes();
@@ -162,7 +162,7 @@ impl State {
             }),
             Change::Modified => self.modified(at, key, out),
             Change::Gone => {
-                let source = self.volumes.get(&key).map(|volume| volume.source);
+                let source = self.volume(key).map(|volume| volume.source);
                 let effects = self.timers_of(key);
                 out.extend(effects.into_iter().map(Effect::Disarm));
                 self.stop_reading_source(at, key, out);
@@ -176,7 +176,7 @@ impl State {
 
     /// Timers that can be armed for a volume that goes.
     fn timers_of(&self, key: VolumeKey) -> Vec<Timer> {
-        let Some(volume) = self.volumes.get(&key) else { return Vec::new() };
+        let Some(volume) = self.volume(key) else { return Vec::new() };
         let mut timers: Vec<Timer> = volume.recent_modifications.iter().map(|number| Timer::ModificationForgotten(key, *number)).collect();
         if volume.modification.as_ref().is_some_and(|modification| modification.state.ongoing()) {
             timers.push(Timer::Modification(key));
@@ -189,7 +189,7 @@ impl State {
 
     /// The volume has its blocks, or never will: its source may go when nobody else reads it.
     fn stop_reading_source(&mut self, at: At, key: VolumeKey, out: &mut Vec<Effect>) {
-        match self.volumes.get(&key).map(|volume| volume.source) {
+        match self.volume(key).map(|volume| volume.source) {
             None | Some(Source::Empty) => {}
             Some(Source::Snapshot(source)) => self.snapshot_read(at, source, key.0, out),
             Some(Source::Volume(source)) => self.volume_read(at, source, key.0, out),
@@ -198,7 +198,7 @@ impl State {
 
     /// A reader of the volume's file is done.
     pub(super) fn volume_read(&mut self, at: At, source: VolumeKey, reader: u64, out: &mut Vec<Effect>) {
-        if self.volumes.get(&source).is_some_and(|volume| volume.readers.contains(&reader)) {
+        if self.volume(source).is_some_and(|volume| volume.readers.contains(&reader)) {
             self.change_volume(source, |volume| {
                 volume.readers.remove(&reader);
             });
@@ -215,7 +215,7 @@ impl State {
             | Work::Detach { volume, .. }
             | Work::Resize { volume, .. } => {
                 // A completion of a work that is not out (from before a restart) says nothing.
-                if self.volumes.get(volume).is_some_and(|volume| volume.running.as_ref() == Some(work)) {
+                if self.volume(*volume).is_some_and(|volume| volume.running.as_ref() == Some(work)) {
                     self.change_volume(*volume, |volume| volume.running = None);
                     self.done_volume(at, *volume, work, result, out);
                     self.drive_volume(at, *volume, out);

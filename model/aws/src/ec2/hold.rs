@@ -66,7 +66,7 @@ impl State {
             Command::DetachVolume { volume_id, instance_id, device, force: false } => {
                 let (key, instance) = self.plan_detach(volume_id, instance_id.as_deref(), device.as_deref()).ok()?;
                 // Asked again, nothing begins.
-                self.volumes.get(&key)?.attachments.get(&instance).filter(|attachment| attachment.wanted)?;
+                self.volume(key)?.attachments.get(&instance).filter(|attachment| attachment.wanted)?;
                 let mut names = volume(volume_id);
                 names.push(instance.to_string());
                 ("DetachVolume", names)

@@ -20,6 +20,12 @@ impl Memo {
         let _ = self.0.set(out[start..].into());
     }
 
+    /// Bytes that [`Memo::write`] will append, as far as is known. To ask many rows for it first has their texts' places read side by
+    /// side, not one after the other.
+    pub fn known_len(&self) -> usize {
+        self.0.get().map_or(0, |text| text.len())
+    }
+
     pub(super) fn forget(&mut self) {
         self.0 = OnceLock::new();
     }
@@ -50,7 +56,9 @@ mod tests {
     #[test]
     fn it_is_written_once_until_forgotten() {
         let (mut memo, mut out) = (Memo::default(), String::from("<"));
+        assert_eq!(memo.known_len(), 0);
         memo.write(&mut out, |out| out.push('a'));
+        assert_eq!(memo.known_len(), 1);
         memo.write(&mut out, |_| panic!("it is known"));
         memo.clone().write(&mut out, |out| out.push('c'));
         memo.forget();

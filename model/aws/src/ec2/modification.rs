@@ -160,7 +160,7 @@ impl State {
     }
 
     pub(super) fn modification_fired(&mut self, at: At, key: VolumeKey, out: &mut Vec<Effect>) {
-        let state = self.volumes.get(&key).and_then(|volume| volume.modification.as_ref()).map(|modification| modification.state);
+        let state = self.volume(key).and_then(|volume| volume.modification.as_ref()).map(|modification| modification.state);
         match state {
             Some(ModificationState::Modifying) => {
                 self.change_volume(key, |volume| {

@@ -1,6 +1,7 @@
 //! Describe calls: ids, filters and pages. Ids are all or nothing; filters never fail for what they do not find
 //! (ebs.md §1.8). The narrowest index decides what is looked at, so that the cost follows the answer.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use model_common::pick::{hex17, unhex17};
@@ -71,7 +72,9 @@ impl State {
         filter::check::<Fields<&Volume>>(filters)?;
         let (most, after) = self.open(paging, !ids.is_empty())?;
         let named = self.named(Kind::Volume, ids, |id| {
-            Ok(ids::volume_key(self.seed, "volumeId", id)?.and_then(|key| self.volumes.get_key_value(&key)))
+            Ok(ids::volume_key(self.seed, "volumeId", id)?
+                .and_then(|key| self.volumes.get_key_value(&key))
+                .map(|(key, volume)| (key, &**volume)))
         })?;
         let candidates = named.map_or_else(|| self.volume_candidates(filters), Candidates::Rows);
         let keep = |volume: &Volume| filter::matches(filters, &Fields { of: volume, state: self });
@@ -97,7 +100,9 @@ impl State {
         filter::check::<Modified>(filters)?;
         let (most, after) = self.open(paging, !ids.is_empty())?;
         let named = self.named(Kind::Volume, ids, |id| {
-            Ok(ids::volume_key(self.seed, "volumeId", id)?.and_then(|key| self.volumes.get_key_value(&key)))
+            Ok(ids::volume_key(self.seed, "volumeId", id)?
+                .and_then(|key| self.volumes.get_key_value(&key))
+                .map(|(key, volume)| (key, &**volume)))
         })?;
         if let Some((key, _)) = named.iter().flatten().find(|(_, volume)| volume.modification.is_none()) {
             return Err(Reject::NoSuchModification { volume: key.id(self.seed) });
@@ -142,7 +147,7 @@ impl State {
                 // Volumes and snapshots are many and indexed; the rest is few.
                 let keys: BTreeSet<VolumeKey> =
                     filter.values.iter().flat_map(|key| self.volume_index.tag_key(key)).flatten().copied().collect();
-                let volumes = keys.into_iter().filter_map(|key| self.volumes.get(&key)).filter(|volume| volume.wanted);
+                let volumes = keys.into_iter().filter_map(|key| self.volume(key)).filter(|volume| volume.wanted);
                 let keys: BTreeSet<SnapshotKey> =
                     filter.values.iter().flat_map(|key| self.snapshot_index.tag_key(key)).flatten().copied().collect();
                 let snapshots = keys.into_iter().filter_map(|key| self.snapshots.get(&key)).filter(|snapshot| snapshot.wanted);
@@ -311,7 +316,7 @@ fn narrowest<'a, K: Ord + Copy, R>(
 
 /// The first `most` candidates after a key that are kept, and the last one's key when more follow.
 fn select<'a, K: Ord + Copy, R>(
-    table: &'a BTreeMap<K, R>,
+    table: &'a BTreeMap<K, impl Borrow<R>>,
     candidates: Candidates<'a, K, R>,
     after: Option<K>,
     most: usize,
@@ -319,7 +324,7 @@ fn select<'a, K: Ord + Copy, R>(
 ) -> (Vec<&'a R>, Option<K>) {
     use std::ops::Bound;
     let from = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-    let look = |key: &K| table.get_key_value(key).map(|(key, row)| (*key, row));
+    let look = |key: &K| table.get_key_value(key).map(|(key, row)| (*key, row.borrow()));
     let (mut items, mut last, mut more) = (Vec::new(), None, None);
     let mut take = |(key, row): (K, &'a R)| {
         if !keep(row) {
@@ -334,7 +339,7 @@ fn select<'a, K: Ord + Copy, R>(
         true
     };
     match candidates {
-        Candidates::All => drop(table.range(from).map(|(key, row)| (*key, row)).all(&mut take)),
+        Candidates::All => drop(table.range(from).map(|(key, row)| (*key, row.borrow())).all(&mut take)),
         Candidates::Set(keys) => drop(keys.range(from).filter_map(look).all(&mut take)),
         Candidates::Some(keys) => drop(keys.range(from).filter_map(look).all(&mut take)),
         Candidates::Rows(rows) => {

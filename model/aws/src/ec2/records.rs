@@ -65,7 +65,7 @@ impl State {
         changed
             .into_iter()
             .map(|changed| match changed {
-                Changed::Volume(key) => record(VOLUMES, key.id(self.seed), self.volumes.get(&key)),
+                Changed::Volume(key) => record(VOLUMES, key.id(self.seed), self.volume(key)),
                 Changed::Snapshot(key) => record(SNAPSHOTS, key.id(self.seed), self.snapshots.get(&key)),
                 Changed::Token(name) => {
                     let value = self.tokens.get(&name);
@@ -94,7 +94,7 @@ impl State {
                 let volume: super::Volume = parse(table, key, value)?;
                 self.volume_index.add(volume.key, &volume.facets());
                 self.volume_index.add_tags(volume.key, &volume.tags);
-                self.volumes.insert(volume.key, volume);
+                self.volumes.insert(volume.key, Box::new(volume));
             }
             SNAPSHOTS => {
                 let snapshot: super::Snapshot = parse(table, key, value)?;

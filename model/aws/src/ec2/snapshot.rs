@@ -149,7 +149,7 @@ impl State {
         let volume = self.plan_snapshot(volume_id, new_tags)?;
         let key = SnapshotKey(self.fresh_key());
         let (step, rate) = (self.timing().snapshot_step, self.timing().snapshot_rate);
-        let Some(source) = self.volumes.get(&volume) else { return Ok(()) };
+        let Some(source) = self.volume(volume) else { return Ok(()) };
         let snapshot = Snapshot {
             key,
             volume,
@@ -228,7 +228,7 @@ impl State {
                 return;
             }
             (true, File::Absent) => {
-                let freeze = self.volumes.get(&volume).map(Volume::holders).unwrap_or_default();
+                let freeze = self.volume(volume).map(Volume::holders).unwrap_or_default();
                 Work::CopySnapshot { snapshot: key, volume, bytes, freeze }
             }
             (true, File::Present { .. } | File::Lost) => return,

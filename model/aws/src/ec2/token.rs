@@ -36,7 +36,7 @@ impl State {
         if known.fingerprint != fingerprint {
             return Err(Reject::TokenMismatch);
         }
-        let alive = |key| self.volumes.get(key).is_some_and(|volume| volume.wanted);
+        let alive = |key: &VolumeKey| self.volume(*key).is_some_and(|volume| volume.wanted);
         if known.volumes.iter().all(alive) { Ok(Some(&known.volumes)) } else { Err(Reject::TokenDeleted) }
     }
 

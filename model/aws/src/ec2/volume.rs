@@ -177,7 +177,7 @@ impl State {
     pub(super) fn named_volume(&self, parameter: &str, id: &str) -> Result<&Volume, Reject> {
         let missing = || Reject::NotFound { kind: Kind::Volume, ids: vec![id.to_owned()] };
         let key = ids::volume_key(self.seed, parameter, id)?.ok_or_else(missing)?;
-        self.volumes.get(&key).filter(|volume| volume.wanted).ok_or_else(missing)
+        self.volume(key).filter(|volume| volume.wanted).ok_or_else(missing)
     }
 
     pub(super) fn plan_create(&self, keys: &kms::State, request: &CreateVolume) -> Result<NewVolume, Reject> {
@@ -329,7 +329,7 @@ impl State {
         };
         self.volume_index.add(key, &volume.facets());
         self.volume_index.add_tags(key, &volume.tags);
-        self.volumes.insert(key, volume);
+        self.volumes.insert(key, Box::new(volume));
         self.dirty.insert(Changed::Volume(key));
         if !delay.is_zero() {
             out.push(Effect::Arm(Timer::Settle(key), delay));

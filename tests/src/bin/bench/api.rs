@@ -85,12 +85,19 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    fn wants(&self, name: &str) -> bool {
+        self.options.call.as_deref().is_none_or(|part| name.contains(part))
+    }
+
     /// Measures one call at 1 and 16 connections.
     fn call<F, M>(&self, name: &str, make: F, moto: Option<M>)
     where
         F: Fn(u64) -> Request + Clone + Send + Sync + 'static,
         M: Fn(u64) -> Request + Clone + Send + Sync + 'static,
     {
+        if !self.wants(name) {
+            return;
+        }
         let sample = load::all(self.port, vec![make(u64::from(u32::MAX))]).remove(0);
         // Counted over both runs: no request is sent twice.
         let (next, moto_next) = (Arc::default(), Arc::default());
@@ -130,6 +137,9 @@ impl Bench<'_> {
 
     /// Attach and detach without devices: pairs a second, each connection with volumes of its own.
     fn attach_detach(&self, ebbtide: &Ebbtide, ids: &[String]) {
+        if !self.wants("AttachVolume+DetachVolume") {
+            return;
+        }
         let instance = instance(ebbtide);
         let sample = pairs(self.port, 1, 0.0, &instance, ids).1;
         for connections in [1usize, 16] {
@@ -146,6 +156,9 @@ impl Bench<'_> {
 
     /// Over several file systems, since one takes 10,000 access points.
     fn access_points(&self, ebbtide: &Ebbtide) {
+        if !self.wants("CreateAccessPoint") {
+            return;
+        }
         let made = |n: usize| {
             let fs = ebbtide.aws(&["efs", "create-file-system", "--creation-token", &format!("bench-{n}")]);
             fs["FileSystemId"].as_str().expect("a file system").to_owned()

@@ -2,7 +2,7 @@
 //! server that answers the same bytes (the limit), and moto (PyPI).
 //!
 //! ```text
-//! bench [--volumes 1000,10000,100000] [--seconds 3] [--only start|pod|attach|api|sim|sim-large]
+//! bench [--volumes 1000,10000,100000] [--seconds 3] [--only start|pod|attach|api|sim|sim-large] [--call PART_OF_A_NAME]
 //! ```
 
 mod api;
@@ -21,6 +21,8 @@ pub struct Options {
     pub volumes: Vec<usize>,
     pub seconds: f64,
     only: Option<String>,
+    /// Of the API, only the calls whose names have this in them.
+    pub call: Option<String>,
 }
 
 /// As `ebbtide` has it, whose simulator is measured here.
@@ -29,7 +31,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     let mut args = std::env::args().skip(1);
-    let mut options = Options { volumes: vec![1_000, 10_000, 100_000], seconds: 3.0, only: None };
+    let mut options = Options { volumes: vec![1_000, 10_000, 100_000], seconds: 3.0, only: None, call: None };
     while let Some(arg) = args.next() {
         let value = args.next().unwrap_or_default();
         match arg.as_str() {
@@ -38,6 +40,7 @@ fn main() {
             "--volumes" => options.volumes = value.split(',').filter_map(|n| n.parse().ok()).collect(),
             "--seconds" => options.seconds = value.parse().unwrap_or(3.0),
             "--only" => options.only = Some(value),
+            "--call" => options.call = Some(value),
             _ => {
                 eprintln!("bench: unknown argument {arg}; see the top of tests/src/bin/bench/main.rs");
                 std::process::exit(2);
