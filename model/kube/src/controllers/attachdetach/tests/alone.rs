@@ -149,7 +149,7 @@ fn a_volume_of_a_node_that_is_no_longer_managed_comes_off() {
     let (pod, gone_pod, attached, make_node, gone_node) = (17, 19, 20, 25, 27);
     let (told, answered) = (|| Move::Tell(0), || Move::Answer(0, alone::Outcome::Fine));
     // What it writes of the old node reaches the new one.
-    let mut moves = vec![Move::Deed(pod), told(), answered(), Move::Deed(attached), told()];
+    let mut moves = vec![Move::Deed(pod), told(), answered(), Move::Deed(attached), told(), told()];
     moves.extend([gone_node, make_node, gone_pod].map(Move::Deed));
     scene().run(&moves);
 }
