@@ -3,7 +3,9 @@
 use super::*;
 use crate::{Aws, Dirty};
 
+mod devices;
 mod snapshots;
+mod volumes;
 
 const NO_IDS: [&str; 0] = [];
 
