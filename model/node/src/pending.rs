@@ -217,6 +217,42 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_one_backoff_ends_no_other() {
+        let mut table = Pending::default();
+        for pod in ["a", "b"] {
+            table.run(&key(pod), OpName::VolumeMount).unwrap();
+            table.failed(&key(pod)).unwrap();
+        }
+        table.backoff_over(&key("b"));
+        assert_eq!(table.run(&key("a"), OpName::VolumeMount), Err(Refused::Backoff));
+        assert_eq!(table.run(&key("b"), OpName::VolumeMount), Ok(None));
+    }
+
+    #[test]
+    fn among_entries_that_wait_a_pods_own_counts_before_the_wildcard() {
+        let mut table = Pending::default();
+        for pod in ["a", "b"] {
+            table.run(&key(pod), OpName::VolumeUnmount).unwrap();
+            table.failed(&key(pod)).unwrap();
+        }
+        assert_eq!(table.run(&key(""), OpName::UnmountDevice), Ok(Some(key("a"))), "the first of them becomes the wildcard");
+        table.failed(&key("")).unwrap();
+        assert_eq!(table.run(&key("b"), OpName::VolumeUnmount), Err(Refused::Backoff));
+    }
+
+    #[test]
+    fn it_is_idle_when_nothing_runs_or_waits() {
+        let mut table = Pending::default();
+        assert!(table.is_idle());
+        table.run(&key(""), OpName::VolumeMount).unwrap();
+        assert!(!table.is_idle(), "it runs");
+        table.failed(&key("")).unwrap();
+        assert!(!table.is_idle(), "it waits");
+        table.backoff_over(&key(""));
+        assert!(table.is_idle());
+    }
+
+    #[test]
     fn an_empty_volume_never_matches() {
         let mut table = Pending::default();
         let nothing = Key { volume: "".into(), pod: "".into() };

@@ -157,6 +157,7 @@ fn a_device_is_taken_away_when_the_node_is_there_and_the_wait_is_over() {
     finish(&mut state, effects);
     let [take] = works(&run(&mut state, detach(&id)).unwrap()).try_into().unwrap();
     assert!(matches!(take, Work::Detach { last: true, force: false, .. }), "{take:?}");
+    assert_eq!(attachment(&state, &id), Some((AttachmentStatus::Detaching, Have::Up { bytes })));
     let effects = end(&mut state, &take, Err(Failure::Busy { holder: "mounted".into() }));
     assert!(arms_retry(&effects) && works(&effects).is_empty(), "{effects:?}");
     assert_eq!(attachment(&state, &id), Some((AttachmentStatus::Busy, Have::Up { bytes })));
@@ -167,6 +168,54 @@ fn a_device_is_taken_away_when_the_node_is_there_and_the_wait_is_over() {
     assert_eq!(works(&effects), [take]);
     finish(&mut state, effects);
     assert_eq!(attachment(&state, &id), None);
+}
+
+fn forced(volume: &str, force: bool) -> Command {
+    Command::DetachVolume { volume_id: volume.to_owned(), instance_id: None, device: None, force }
+}
+
+/// Force counts from then on, whatever is asked after it.
+#[test]
+fn a_device_in_use_is_taken_away_by_force() {
+    let mut state = with_devices(Profile::Instant);
+    let (id, a) = (volume(&mut state), in_zone(&state, "us-east-1a"));
+    let command = attach(&state, &id, a, "/dev/xvdb");
+    let effects = run(&mut state, command).unwrap();
+    finish(&mut state, effects);
+    let [take] = works(&run(&mut state, detach(&id)).unwrap()).try_into().unwrap();
+    end(&mut state, &take, Err(Failure::Busy { holder: "mounted".into() }));
+    let [take] = works(&run(&mut state, forced(&id, true)).unwrap()).try_into().unwrap();
+    assert!(matches!(take, Work::Detach { force: true, .. }), "{take:?}");
+    end(&mut state, &take, Err(Failure::Lost));
+    run(&mut state, forced(&id, false)).unwrap();
+    let key = state.volume_by_id(&id).unwrap().key;
+    assert_eq!(works(&fire(&mut state, Timer::Retry(key))), [take]);
+}
+
+/// The caller's word is taken that a node which is away lets go; a device that was up there is taken away when it is back.
+#[test]
+fn what_a_node_that_was_away_may_still_have_is_taken_away() {
+    for up in [true, false] {
+        let mut state = with_devices(Profile::Instant);
+        let (id, a) = (volume(&mut state), in_zone(&state, "us-east-1a"));
+        let instance = state.instances().nth(a).unwrap().id.clone();
+        let command = attach(&state, &id, a, "/dev/xvdb");
+        if up {
+            let effects = run(&mut state, command).unwrap();
+            finish(&mut state, effects);
+            step(&mut state, &Input::Disconnected { instance: instance.clone() });
+        } else {
+            step(&mut state, &Input::Disconnected { instance: instance.clone() });
+            run(&mut state, command).unwrap();
+        }
+        run(&mut state, forced(&id, true)).unwrap();
+        assert_eq!(attachment(&state, &id), None);
+        let effects = connect(&mut state, &instance, vec![]);
+        let taken = works(&effects);
+        assert_eq!(taken.iter().filter(|work| matches!(work, Work::Detach { .. })).count(), usize::from(up), "{taken:?}");
+        finish(&mut state, effects);
+        assert_eq!(attachment(&state, &id), None);
+    }
 }
 
 /// A node that is away shows the old size until it is back; one that lets go of the device does not hold the modification up.
