@@ -28,12 +28,14 @@ pub fn exec(places: &Places, node: &str, argv: &[OsString]) -> Result<ExitStatus
     if let Some(NodeConfig { metadata: Some(metadata), .. }) = config.and_then(|text| serde_json::from_slice(&text).ok()) {
         command.env(METADATA_VARIABLE, metadata.node);
     }
-    // SAFETY: between fork and exec only setns and chdir are called, which are system calls; the files were opened before.
+    // SAFETY: between fork and exec only setns, chdir and prctl are called, which are system calls; the files were opened before.
     unsafe {
         command.pre_exec(move || {
             setns(uts_ns.as_fd(), CloneFlags::CLONE_NEWUTS)?;
             setns(mount_ns.as_fd(), CloneFlags::CLONE_NEWNS)?;
             nix::unistd::chdir("/")?;
+            // This process does without (its allocator), and its children inherit that.
+            rustix::thread::disable_transparent_huge_pages(false)?;
             Ok(())
         });
     }

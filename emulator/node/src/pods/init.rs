@@ -208,6 +208,8 @@ fn execute(process: &Process) -> InitError {
     let Some(found) = found else { return InitError::NotFound(program.clone()) };
     let mut command = std::process::Command::new(&found);
     command.arg0(program).args(&process.argv[1..]).env_clear().envs(process.env.iter().cloned());
+    // The agent does without (its allocator), and who is started by it inherits that.
+    let _ = rustix::thread::disable_transparent_huge_pages(false);
     let error = command.exec();
     let why = match error.raw_os_error() {
         Some(libc::ENOENT) => format!("stat {found}: no such file or directory"),
