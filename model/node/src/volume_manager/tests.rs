@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod calls;
+
 pub(super) fn config() -> Config {
     Config { node: "n1".into(), layout: Layout { root: "/k".into() }, eager: true }
 }
@@ -39,6 +41,7 @@ struct Bench {
     /// The directories with a vol_data.json; none: all.
     data: Option<BTreeSet<String>>,
     calls: Vec<String>,
+    actions: Vec<Action>,
     events: Vec<String>,
     timers: BTreeSet<Timer>,
 }
@@ -78,6 +81,7 @@ impl Bench {
             data_missing: false,
             data: None,
             calls: Vec::new(),
+            actions: Vec::new(),
             events: Vec::new(),
             timers: BTreeSet::new(),
         };
@@ -124,6 +128,7 @@ impl Bench {
                 match effect {
                     Effect::Do { op, action } => {
                         self.calls.push(name(&action).to_owned());
+                        self.actions.push(action.clone());
                         let result = self.answer(&action);
                         inputs.push(Input::Done { op, result });
                     }

@@ -170,6 +170,22 @@ fn a_device_is_taken_away_when_the_node_is_there_and_the_wait_is_over() {
     assert_eq!(attachment(&state, &id), None);
 }
 
+/// Nobody raises devices in an instance that is no node of the cluster, or anywhere in a world without devices.
+#[test]
+fn an_attachment_without_a_device_is_a_record() {
+    for (devices, node) in [(true, false), (false, true), (false, false)] {
+        let given = World::default();
+        let instances = vec![crate::world::Instance { node, ..given.instances[0].clone() }];
+        let mut state = State::new(&World { devices, instances, ..given }, Profile::Instant);
+        let id = volume(&mut state);
+        let command = attach(&state, &id, 0, "/dev/xvdb");
+        assert_eq!(works(&run(&mut state, command).unwrap()), []);
+        assert_eq!(attachment(&state, &id), Some((AttachmentStatus::Attached, Have::Up { bytes: 4 << 30 })));
+        assert_eq!(works(&run(&mut state, detach(&id)).unwrap()), []);
+        assert_eq!(attachment(&state, &id), None);
+    }
+}
+
 fn forced(volume: &str, force: bool) -> Command {
     Command::DetachVolume { volume_id: volume.to_owned(), instance_id: None, device: None, force }
 }
