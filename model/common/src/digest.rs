@@ -46,6 +46,16 @@ impl std::fmt::Display for Digest {
 mod tests {
     use super::*;
 
+    /// The test vectors of the FNV's authors.
+    #[test]
+    fn it_is_fnv_1a() {
+        for (text, expected) in [("", "cbf29ce484222325"), ("a", "af63dc4c8601ec8c"), ("foobar", "85944171f73967e8")] {
+            let mut digest = Digest::default();
+            digest.bytes(text.as_bytes());
+            assert_eq!(digest.to_string(), expected, "{text}");
+        }
+    }
+
     #[test]
     fn order_counts() {
         let of = |values: &[u32]| {
