@@ -135,3 +135,37 @@ fn a_copy_is_as_large_and_as_fast_as_its_source_unless_it_says_so() {
     assert_eq!(copy(&small, other("gp3")), Ok((VolumeType::Gp3, 4, Some(3000), Some(125))));
     assert_eq!(copy(&small, CopyVolumes { size_gib: Some(100), ..other("gp2") }), Ok((VolumeType::Gp2, 100, Some(300), None)));
 }
+
+/// What takes time on AWS has a timer for it, and shows the state before until the timer has fired.
+#[test]
+fn what_takes_time_shows_it() {
+    for (profile, slow) in [(Profile::Instant, false), (Profile::Aws, true)] {
+        let mut state = state(profile);
+        let a = in_zone(&state, "us-east-1a");
+        let instance = state.instances().nth(a).unwrap().id.clone();
+        let effects = run(&mut state, Command::CreateVolume(request())).unwrap();
+        let key = state.volumes().next().unwrap().key;
+        let id = key.id(state.seed);
+        let follow = |state: &mut State, effects: Vec<Effect>, timer: Timer, before: VolumeStatus, after: Option<VolumeStatus>| {
+            assert_eq!(effects.iter().any(|effect| matches!(effect, Effect::Arm(armed, _) if *armed == timer)), slow, "{timer:?}");
+            if slow {
+                assert_eq!(state.volume(key).map(Volume::status), Some(before), "{timer:?}");
+                fire(state, timer.clone());
+            }
+            assert_eq!(state.volume(key).map(Volume::status), after, "{timer:?}");
+        };
+        follow(&mut state, effects, Timer::Settle(key), VolumeStatus::Creating, Some(VolumeStatus::Available));
+        let grow = ModifyVolume { volume_id: id.clone(), size_gib: Some(5), ..ModifyVolume::default() };
+        let effects = run(&mut state, Command::ModifyVolume(grow)).unwrap();
+        follow(&mut state, effects, Timer::Modification(key), VolumeStatus::Available, Some(VolumeStatus::Available));
+        assert_eq!(state.volume(key).unwrap().spec.size_gib, 5);
+        let command = attach(&state, &id, a, "/dev/xvdb");
+        let effects = run(&mut state, command).unwrap();
+        let attachment = Timer::Attachment(key, instance);
+        follow(&mut state, effects, attachment.clone(), VolumeStatus::InUse, Some(VolumeStatus::InUse));
+        let effects = run(&mut state, detach(&id)).unwrap();
+        follow(&mut state, effects, attachment, VolumeStatus::InUse, Some(VolumeStatus::Available));
+        let effects = run(&mut state, Command::DeleteVolume { volume_id: id }).unwrap();
+        follow(&mut state, effects, Timer::Settle(key), VolumeStatus::Deleting, None);
+    }
+}
