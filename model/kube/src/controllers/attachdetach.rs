@@ -32,7 +32,7 @@ use sha2::{Digest, Sha256};
 use super::{name, namespace};
 use crate::machine::{Backoff, Cache, Effect, Index, Input, Purpose, Queue, Reject, Timer};
 use crate::object::{Key, Kind, Object};
-use crate::write::Write;
+use crate::write::{ApiError, Write};
 
 mod boot;
 mod desired;
@@ -99,6 +99,9 @@ struct Have {
     detach_requested: bool,
     /// …and has lasted 6 minutes.
     expired: bool,
+    /// The API has said of the VolumeAttachment, since the operation began, that it is there (of an attach) or that it is deleted (of a
+    /// detach), whatever the watch shows.
+    told: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -144,10 +147,17 @@ impl AttachDetach {
                 self.cache.apply(change);
                 self.touched(change.object());
             }
+            Input::Written { call, result: Err(error) } if self.work.creates(*call) => {
+                let item = self.work.finish(*call)?.item;
+                self.not_created(&item, error, out);
+            }
             Input::Written { call, result } => {
                 let done = self.work.answer_part(&mut self.cache, *call, result, Backoff::OPERATION, out)?;
                 if done.reads {
                     self.verified(&done.item, result.as_ref().ok(), out);
+                }
+                if done.deletes && result.as_ref().err().is_none_or(ApiError::is_not_found) {
+                    self.deleted(&done.item, result.is_err(), out);
                 }
             }
             Input::Fired(fired) => self.fired(fired, out),
@@ -307,7 +317,7 @@ impl AttachDetach {
             self.had(pair.clone(), false);
         }
         if let Some(have) = self.have.get_mut(pair) {
-            have.op = Op::Attaching;
+            (have.op, have.told) = (Op::Attaching, false);
         }
         out.push(Effect::Arm(timer(Purpose::Deadline, item), OPERATION));
         self.go_on_attaching(item, pair, out);
@@ -315,6 +325,9 @@ impl AttachDetach {
 
     fn go_on_attaching(&mut self, item: &Key, pair: &Pair, out: &mut Vec<Effect>) {
         let Some(attachment) = self.cache.at::<VolumeAttachment>(item).cloned() else {
+            if self.have.get(pair).is_some_and(|have| have.told) {
+                return; // The watch shows it any moment, or the time for the attach ends.
+            }
             let Some(attachment) = self.attachment(item, pair) else {
                 // Nobody wants it any more and there is nothing to wait for.
                 return self.end(item, pair, out);
@@ -351,6 +364,17 @@ impl AttachDetach {
         }
     }
 
+    /// A create failed: it may have been carried out all the same, and then nobody else deletes what it made. "Already exists" is as good
+    /// as done (`csi_attacher.go`, `Attach`).
+    fn not_created(&mut self, item: &Key, error: &ApiError, out: &mut Vec<Effect>) {
+        let Some(pair) = self.pairs.get(item).cloned() else { return };
+        match self.have.get_mut(&pair).filter(|have| have.op == Op::Attaching) {
+            Some(have) if error.is_already_exists() => have.told = true,
+            Some(_) => self.attach_failed(item, &pair, &error.to_string(), out),
+            None => {}
+        }
+    }
+
     fn attach_failed(&mut self, item: &Key, pair: &Pair, why: &str, out: &mut Vec<Effect>) {
         if let Some(have) = self.have.get_mut(pair) {
             have.op = Op::Idle;
@@ -382,7 +406,7 @@ impl AttachDetach {
             return;
         }
         if bugs::on(Bug::DetachUnannounced) {
-            have.op = Op::Detaching;
+            (have.op, have.told) = (Op::Detaching, false);
             out.push(Effect::Arm(timer(Purpose::Deadline, item), OPERATION));
             return self.go_on_detaching(item, pair, out);
         }
@@ -436,7 +460,7 @@ impl AttachDetach {
             }
         }
         if let Some(have) = self.have.get_mut(&pair) {
-            have.op = Op::Detaching;
+            (have.op, have.told) = (Op::Detaching, false);
         }
         out.push(Effect::Arm(timer(Purpose::Deadline, item), OPERATION));
     }
@@ -452,7 +476,9 @@ impl AttachDetach {
 
     fn go_on_detaching(&mut self, item: &Key, pair: &Pair, out: &mut Vec<Effect>) {
         match self.cache.at::<VolumeAttachment>(item).cloned() {
-            None => self.end(item, pair, out),
+            None if self.have.get(pair).is_some_and(|have| have.told) => self.end(item, pair, out),
+            // It is deleted in the API, whether or not the watch has shown it (`csi_attacher.go`, `Detach`).
+            None => drop(self.work.write(item, Write::delete(item.clone()), out)),
             Some(attachment) if attachment.metadata.deletion_timestamp.is_none() => {
                 self.work.write(item, Write::delete(item.clone()), out);
             }
@@ -461,6 +487,16 @@ impl AttachDetach {
                     self.detach_failed(item, pair, out);
                 }
             }
+        }
+    }
+
+    /// A delete was carried out; `gone`: it found nothing, and the detach is over.
+    fn deleted(&mut self, item: &Key, gone: bool, out: &mut Vec<Effect>) {
+        let Some(pair) = self.pairs.get(item).cloned() else { return };
+        let Some(have) = self.have.get_mut(&pair).filter(|have| have.op == Op::Detaching) else { return };
+        have.told = true;
+        if gone {
+            self.end(item, &pair, out);
         }
     }
 

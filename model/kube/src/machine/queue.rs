@@ -157,6 +157,11 @@ impl Queue {
         true
     }
 
+    /// Whether a call is a create.
+    pub fn creates(&self, call: u64) -> bool {
+        self.calls.get(&call).is_some_and(|call| call.what == What::Create)
+    }
+
     /// Starts a live read.
     pub fn read(&mut self, item: &Key, key: Key, out: &mut Vec<Effect>) -> bool {
         let Some(call) = self.start(item, &key, What::Read) else { return false };

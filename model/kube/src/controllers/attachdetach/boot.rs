@@ -36,7 +36,7 @@ impl AttachDetach {
     pub(super) fn had(&mut self, pair: Pair, confirmed: bool) {
         self.pairs.add(&pair);
         self.in_use.entry(pair.node.clone()).or_default().insert(pair.volume.clone());
-        let have = Have { op: Op::Idle, confirmed, reported: true, detach_requested: false, expired: false };
+        let have = Have { op: Op::Idle, confirmed, reported: true, detach_requested: false, expired: false, told: false };
         self.have.insert(pair, have);
     }
 

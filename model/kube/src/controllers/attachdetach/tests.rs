@@ -9,6 +9,7 @@ use crate::write::{Propagation, Write};
 
 mod alone;
 mod handshake;
+mod lost;
 
 /// A static volume without nodeAffinity, used by `app` on node-a.
 fn running(seed: u64) -> World {
