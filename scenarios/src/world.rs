@@ -256,6 +256,8 @@ enum Event {
     Resume(Actor),
     EndRule(u64),
     Release(usize, String),
+    /// What met a fault is no longer late.
+    InTime,
     /// A container's loop comes round.
     Line {
         node: usize,
@@ -504,6 +506,7 @@ impl World {
             Event::Resume(actor) => self.resume(actor),
             Event::EndRule(number) => self.end_rule(number),
             Event::Release(node, volume) => self.release(node, volume),
+            Event::InTime => self.faults_changed(),
             Event::Line { node, pod, container, attempt } => self.line(node, &pod, &container, attempt),
         }
     }

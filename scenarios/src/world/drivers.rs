@@ -60,7 +60,7 @@ impl World {
         self.drivers.next += 1;
         self.trace_call(from.number, &request);
         let met = self.trouble.meet_rpc(request.name(), None, request.subject());
-        self.faults_changed();
+        self.late(if met.hang { timeout } else { met.delay });
         self.watch.see(self.clock.now(), &Seen::ControllerRpcBegan { rpc: id, driver, call: &request });
         self.drivers.waiting.insert(id, Waiting { which, from, call, name: request.name(), instead: met.instead.clone() });
         self.arm(Timer::Deadline(id), timeout);

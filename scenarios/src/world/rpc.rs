@@ -90,7 +90,7 @@ impl World {
         self.rpcs.next += 1;
         let id = self.rpcs.next;
         let met = self.trouble.meet_rpc(call.name(), Some(&self.nodes[node].info.name), volume);
-        self.faults_changed();
+        self.late(if met.hang { PATIENCE } else { met.delay });
         self.trace(|world| {
             let what = format!("{} {} asked", call.name(), call.volume_id());
             Told::new(format!("node {}", world.nodes[node].info.name), what)

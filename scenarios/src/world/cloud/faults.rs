@@ -1,5 +1,7 @@
 //! What requests to AWS meet: the rules of AWS's own table of faults.
 
+use std::time::Duration;
+
 use model_aws::{Input, faults};
 use model_node::driver::CallId;
 use model_node::driver::cloud::{CloudCall, CloudError};
@@ -87,7 +89,7 @@ impl World {
             // The table judges every call.
             _ => faults::Verdict::default(),
         };
-        self.faults_changed();
+        self.late(verdict.delay.map_or(Duration::ZERO, faults::Span::duration));
         verdict
     }
 

@@ -58,7 +58,7 @@ impl World {
             return;
         }
         let met = self.trouble.meet_rpc("NodeGetInfo", Some(&self.nodes[number].info.name), "");
-        self.faults_changed();
+        self.late(if met.hang { PATIENCE } else { met.delay });
         let wait = wait.unwrap_or(FIRST_WAIT);
         if met.hang || met.refused.is_some() || met.instead.is_some() {
             let span = if met.hang { PATIENCE } else { met.delay };

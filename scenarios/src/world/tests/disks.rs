@@ -144,6 +144,24 @@ fn a_call_that_a_busy_driver_refuses_is_a_try() {
     assert!(report.passed, "{}", report.to_text());
 }
 
+const CLEAN: &str = "    - delete: {kind: Pod, name: app}
+    - delete: {kind: PersistentVolumeClaim, name: data}
+    - sleep: 20m
+";
+
+/// Found by the search (seed 706): the rule is used up by the call that it delays, and the delay is still a fault. After it all must
+/// go on.
+#[test]
+fn what_a_fault_delays_is_no_calm() {
+    let pod = POD.replace("    - wait: {for: {kind: Pod, name: app, condition: Ready}}\n", "");
+    for call in ["NodePublishVolume", "ControllerPublishVolume"] {
+        let fault = format!("    - fault: {{actionId: 'local:rpc', call: {call}, count: 1, delay: 20m}}\n");
+        let steps = format!("{pod}    - sleep: 21m\n    - wait: {{for: {{kind: Pod, name: app, condition: Ready}}, timeout: 3m}}\n{CLEAN}");
+        let report = run(&scenario(&format!("  steps:\n  - name: a\n    try:\n{fault}{}", steps.trim_start_matches('\n'))), 1);
+        assert!(report.passed, "{call}: {}", report.to_text());
+    }
+}
+
 /// The tunnel of a TLS mount lives in the driver's pod, and the next pod's watchdog starts it again.
 #[test]
 fn io_waits_while_the_efs_driver_is_away() {
