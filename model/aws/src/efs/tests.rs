@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod lifecycle;
 mod reference;
 
 /// EFS with a world that carries its effects out when told to.

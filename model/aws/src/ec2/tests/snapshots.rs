@@ -182,3 +182,22 @@ fn locks_and_fast_restores_survive_a_restart() {
     assert!(effects.contains(&Effect::Arm(Timer::LockEnd(key), left)), "a day of the two is over: {effects:?}");
     assert!(effects.contains(&Effect::Arm(Timer::FastRestore(key, "us-east-1a".into()), Duration::from_secs(20))), "{effects:?}");
 }
+
+/// Completed ones do not count.
+#[test]
+fn five_snapshots_of_a_volume_can_be_pending() {
+    let mut state = state(Profile::Aws);
+    let (first, _) = pending(&mut state);
+    let key = state.snapshot(first).unwrap().volume;
+    let volume_id = key.id(state.seed);
+    let take = |state: &mut State| {
+        fire(state, Timer::SnapshotRate(key));
+        run(state, Command::CreateSnapshot { volume_id: volume_id.clone(), description: String::new(), tags: vec![] })
+    };
+    for _ in 1..5 {
+        take(&mut state).unwrap();
+    }
+    assert_eq!(code(take(&mut state)), "ConcurrentSnapshotLimitExceeded");
+    complete(&mut state, first);
+    take(&mut state).unwrap();
+}
