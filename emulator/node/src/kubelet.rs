@@ -17,6 +17,7 @@ mod requests;
 mod server;
 mod shell;
 mod status;
+mod sub_paths;
 mod volumes;
 
 use std::collections::BTreeMap;

@@ -155,6 +155,13 @@ pub enum Trouble {
     /// A volume has so many more files than those that are played. Only their number counts, for who walks over all of them.
     #[serde(rename = "local:many-files")]
     ManyFiles { volume: String, count: u64 },
+    /// Who looks at a directory that was deleted while it was mounted is told that it is not there (ENOENT), as virtiofs and some FUSE file
+    /// systems do. EFS answers ESTALE, as all NFS does.
+    #[serde(rename = "local:deleted-is-absent")]
+    DeletedIsAbsent { volume: String },
+    /// A volume's driver mounts it at each NodePublishVolume and does not look whether it did already, as efs-utils 1 does without TLS.
+    #[serde(rename = "local:mounts-each-time")]
+    MountsEachTime { volume: String },
     /// All faults are over: rules are gone, processes and machines run, networks are whole.
     #[serde(rename = "local:clear")]
     Clear {},

@@ -48,6 +48,8 @@ pub(crate) fn why_not(trouble: &Trouble) -> Option<&'static str> {
         Trouble::RemoveVolData { .. } | Trouble::Busy { .. } | Trouble::ManyFiles { .. } => {
             Some("nobody reaches into the files of its nodes")
         }
+        Trouble::MountsEachTime { .. } => Some("its drivers see what they mounted already"),
+        Trouble::DeletedIsAbsent { .. } => Some("its file systems answer ESTALE, as NFS does"),
         Trouble::Stop { .. } | Trouble::PowerOn { .. } | Trouble::Reboot { .. } | Trouble::Rpc { .. } | Trouble::Clear {} => None,
     }
 }
@@ -137,7 +139,9 @@ impl Troubles {
             | Trouble::WatchLag { .. }
             | Trouble::RemoveVolData { .. }
             | Trouble::Busy { .. }
-            | Trouble::ManyFiles { .. } => unsupported(&what, why_not(trouble).unwrap_or("it is not built")),
+            | Trouble::ManyFiles { .. }
+            | Trouble::MountsEachTime { .. }
+            | Trouble::DeletedIsAbsent { .. } => unsupported(&what, why_not(trouble).unwrap_or("it is not built")),
         }
     }
 

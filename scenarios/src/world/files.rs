@@ -19,6 +19,10 @@ pub struct Tree {
     pub room: Option<u64>,
     /// Files beside those that are played.
     pub(super) many: u64,
+    /// Its driver mounts it once more where it is mounted already.
+    pub(super) mounts_each_time: bool,
+    /// A directory that was deleted while it was mounted counts as absent (ENOENT), and not as stale (ESTALE).
+    pub(super) deleted_is_absent: bool,
     /// The group that a kubelet gave to the root.
     pub(super) root_group: Option<u32>,
     /// The group that all files below have; none: their own, or mixed.

@@ -129,21 +129,16 @@ impl World {
         CHOWN.saturating_mul(u32::try_from(tree.count()).unwrap_or(u32::MAX))
     }
 
-    /// Unmounts the subPaths of a pod's volume. A directory that its file system no longer knows cannot even be looked at, where the file
-    /// system is FUSE (#139535); elsewhere the mount keeps it alive.
+    /// Unmounts the subPaths of a pod's volume. A directory that was deleted is a mount that is broken, and is unmounted, unless its file
+    /// system says that it is not there: that one is left, and the directory above is not empty (#139535).
     fn clean_sub_paths(&mut self, number: usize, pod: PodUid, volume: String) -> Result<Answer, Failure> {
         let key = (pod, volume);
-        let bound = self.nodes[number].sub_paths.get(&key);
-        let lost = bound
-            .into_iter()
-            .flatten()
-            .find(|(tree, root)| tree.starts_with("fs-") && self.trees.get(tree).is_none_or(|tree| !tree.has_directory(root)));
-        if let Some((_, root)) = lost {
+        let absent =
+            |(tree, root): &(String, String)| self.trees.get(tree).is_some_and(|tree| tree.deleted_is_absent && !tree.has_directory(root));
+        if self.nodes[number].sub_paths.get(&key).is_some_and(|bound| bound.iter().any(absent)) {
             let (pod, volume) = &key;
             let at = format!("{}/pods/{pod}/volume-subpaths/{volume}", self.nodes[number].layout.root);
-            return Err(Failure::Io(format!(
-                "error cleaning subPath mounts for volume {volume}: stat {at}: {root}: no such file or directory"
-            )));
+            return Err(Failure::Io(format!("error cleaning subPath mounts for volume {volume}: remove {at}: directory not empty")));
         }
         self.nodes[number].sub_paths.remove(&key);
         Ok(Answer::Done)
@@ -272,8 +267,11 @@ impl World {
         match call {
             NodeCall::NodePublishVolume { volume_id, target_path, readonly, capability, volume_context, .. } => {
                 let plan = efs::plan(volume_id, capability, *readonly, volume_context, &self.nodes[number].info.zone)?;
+                // The driver does not look whether it mounted already (efs.md §3.1); mount.efs does, before anything else.
+                if self.nodes[number].mounts.contains_key(target_path) && !self.mounts_each_time(volume_id) {
+                    return Ok(NodeReply::NodePublishVolume);
+                }
                 let mount = self.mount_efs(number, volume_id, &plan)?;
-                // The driver does not look whether it mounted already (efs.md §3.1).
                 self.mount_over(number, target_path, mount);
                 Ok(NodeReply::NodePublishVolume)
             }
@@ -288,6 +286,11 @@ impl World {
             | NodeCall::NodeGetVolumeStats { .. }
             | NodeCall::NodeGetInfo => Err(Error::new(Code::Unimplemented, "")),
         }
+    }
+
+    fn mounts_each_time(&self, volume_id: &str) -> bool {
+        let tree = efs::Handle::parse(volume_id).ok().and_then(|handle| self.trees.get(&handle.file_system_id));
+        tree.is_some_and(|tree| tree.mounts_each_time)
     }
 
     /// What mount.efs does: asks whether it may, and makes the access point's root where it is missing.

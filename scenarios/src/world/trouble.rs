@@ -263,13 +263,16 @@ impl World {
                     self.clock.after(*duration, Event::Release(number, volume.clone()));
                 }
             }
-            Trouble::ManyFiles { volume, count } => match self.trees.get_mut(volume) {
-                Some(tree) => tree.many = *count,
-                None => return Err(EngineError::Unsupported(format!("there is no volume `{volume}`"))),
-            },
+            Trouble::ManyFiles { volume, count } => self.tree_named(volume)?.many = *count,
+            Trouble::MountsEachTime { volume } => self.tree_named(volume)?.mounts_each_time = true,
+            Trouble::DeletedIsAbsent { volume } => self.tree_named(volume)?.deleted_is_absent = true,
             Trouble::Clear {} => self.clear(),
         }
         Ok(())
+    }
+
+    fn tree_named(&mut self, volume: &str) -> Result<&mut super::files::Tree, EngineError> {
+        self.trees.get_mut(volume).ok_or_else(|| EngineError::Unsupported(format!("there is no volume or file system `{volume}`")))
     }
 
     fn add_rule(&mut self, trouble: &Trouble, left: Option<u64>, actors: Vec<Actor>, duration: Option<Duration>) {

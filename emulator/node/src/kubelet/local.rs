@@ -12,7 +12,8 @@ use k8s_openapi::api::core::v1::{
 use kube::api::{Api, PostParams};
 use nix::mount::{MsFlags, mount};
 
-use super::volumes::{apply_fs_group, clean_sub_paths, mount_table};
+use super::sub_paths::clean_sub_paths;
+use super::volumes::{apply_fs_group, mount_table};
 
 /// Why a volume could not be made; `Display` is the end of the FailedMount event.
 #[derive(Debug, thiserror::Error)]

@@ -19,6 +19,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
 use super::drivers::Drivers;
+use super::sub_paths::clean_sub_paths;
 
 /// No CSI call of the kubelet takes longer (§7 row 13).
 pub const CSI_TIMEOUT: Duration = Duration::from_secs(120);
@@ -31,7 +32,7 @@ pub struct Executor {
     pub drivers: Drivers,
 }
 
-fn io(operation: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
+pub(super) fn io(operation: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
     let what = format!("{operation} {}", path.display());
     move |error| Failure::Io(format!("{what}: {error}"))
 }
@@ -146,7 +147,7 @@ fn make_dir(dir: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(dir).map_err(io("mkdir", dir))
 }
 
-fn remove(path: &Path) -> Result<(), Failure> {
+pub(super) fn remove(path: &Path) -> Result<(), Failure> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", path)(error)),
         _ => Ok(()),
@@ -154,7 +155,7 @@ fn remove(path: &Path) -> Result<(), Failure> {
 }
 
 /// Removes a directory, but never what is in it (S22).
-fn remove_dir(path: &Path) -> Result<(), Failure> {
+pub(super) fn remove_dir(path: &Path) -> Result<(), Failure> {
     match std::fs::remove_dir(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("rmdir", path)(error)),
         _ => Ok(()),
@@ -290,21 +291,6 @@ fn unmount_if_mounted(path: &Path) -> Result<(), Failure> {
         umount2(path, MntFlags::UMOUNT_NOFOLLOW).map_err(|errno| io("unmount", path)(errno.into()))?;
     }
     Ok(())
-}
-
-/// Undoes the binds of `volume-subpaths/<volume>/<container>/<index>`.
-pub fn clean_sub_paths(dir: &Path) -> Result<(), Failure> {
-    for container in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        for index in std::fs::read_dir(container.path()).into_iter().flatten().flatten() {
-            unmount_if_mounted(&index.path())?;
-            match index.file_type().is_ok_and(|kind| kind.is_dir()) {
-                true => remove_dir(&index.path())?,
-                false => remove(&index.path())?,
-            }
-        }
-        remove_dir(&container.path())?;
-    }
-    remove_dir(dir)
 }
 
 fn map_device(publish: &Path, map: &Path, link: &Path) -> Result<Answer, Failure> {
