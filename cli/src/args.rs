@@ -106,6 +106,15 @@ pub enum Profile {
     Aws,
 }
 
+impl From<Profile> for model_aws::Profile {
+    fn from(profile: Profile) -> Self {
+        match profile {
+            Profile::Instant => Self::Instant,
+            Profile::Aws => Self::Aws,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Auth {
     /// Any signature is accepted.

@@ -93,6 +93,9 @@ fn one(origin: &str, scenario: &Scenario, args: &RunArgs) -> anyhow::Result<Case
         return virtually(origin, scenario, args);
     }
     let live = Live::new(args)?;
+    if let Some(why) = live.lacks(scenario) {
+        bail!("{} cannot be played here: {why}", scenario.metadata.name);
+    }
     let report = match args.data.output {
         Format::Json => live.run(scenario, &mut Silent),
         Format::Text => live.run(scenario, &mut Teller),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use emulator_common::places::Places;
+use scenarios::language::ProfileName;
 use serde::{Deserialize, Serialize};
 
 use emulator_common::process::Process;
@@ -21,6 +22,8 @@ pub struct Up {
     pub kube: SocketAddr,
     pub kubeconfig: PathBuf,
     pub region: String,
+    #[serde(default)]
+    pub profile: model_aws::Profile,
     pub access_key: String,
     pub nodes: Vec<String>,
     /// Nodes that were not Ready in time, each with the reason.
@@ -66,6 +69,10 @@ impl Up {
     pub fn target(&self, places: &Places) -> scenarios::live::Target {
         let secret = std::env::var("EBBTIDE_SECRET_KEY").unwrap_or_else(|_| "test".into());
         scenarios::live::Target {
+            profile: Some(match self.profile {
+                model_aws::Profile::Instant => ProfileName::Instant,
+                model_aws::Profile::Aws => ProfileName::Aws,
+            }),
             aws_endpoint: self.endpoint(),
             region: self.region.clone(),
             kubeconfig: self.kubeconfig.clone(),

@@ -15,7 +15,7 @@ use k8s_openapi::jiff::Timestamp;
 use model_aws::world::World;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{Auth, Profile, UpArgs};
+use crate::args::{Auth, UpArgs};
 use crate::node::{Start, Starts, Supervisor};
 use crate::state::{Lock, Up};
 use emulator_common::process::Process;
@@ -171,10 +171,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
         listener: aws_listener,
         places: places.clone(),
         world: world.clone(),
-        profile: match args.profile {
-            Profile::Instant => model_aws::Profile::Instant,
-            Profile::Aws => model_aws::Profile::Aws,
-        },
+        profile: args.profile.into(),
         auth: match args.auth {
             Auth::Accept => emulator_aws::Auth::Accept,
             Auth::Verify => emulator_aws::Auth::Verify { keys: BTreeMap::from([(args.access_key.clone(), args.secret_key.clone())]) },
@@ -246,6 +243,7 @@ async fn run(args: &UpArgs, places: &Places) -> anyhow::Result<()> {
             kube: SocketAddr::new(loopback(kube.addr), kube.addr.port()),
             kubeconfig: kube.kubeconfig.clone(),
             region: world.region.clone(),
+            profile: args.profile.into(),
             access_key: args.access_key.clone(),
             nodes: names,
             not_ready,

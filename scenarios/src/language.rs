@@ -88,6 +88,9 @@ pub struct Spec {
     /// Where it cannot be played, and why: what of the real thing that world has not got.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub not_in: BTreeMap<EngineName, String>,
+    /// What a live run asks of the ebbtide that it is played on.
+    #[serde(default, skip_serializing_if = "Needs::is_empty")]
+    pub needs: Needs,
     /// How it ends when all is as known; well, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<Expect>,
@@ -106,6 +109,40 @@ pub struct Spec {
     /// Names of the invariants to watch; all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invariants: Option<Vec<String>>,
+}
+
+/// What not every running ebbtide has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Needs {
+    /// How long things take in its AWS; any will do when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<ProfileName>,
+}
+
+impl Needs {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A profile of `ebbtide up --profile`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProfileName {
+    /// As fast as the machine can.
+    Instant,
+    /// As long as on AWS.
+    Aws,
+}
+
+impl std::fmt::Display for ProfileName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Instant => "instant",
+            Self::Aws => "aws",
+        })
+    }
 }
 
 /// A world that plays scenarios.

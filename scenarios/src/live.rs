@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 
 use crate::engine::{Applied, Engine, EngineError, Output};
 use crate::invariants::{Facts, Found};
-use crate::language::{Fault, Scenario, Target as ObjectTarget};
+use crate::language::{Fault, ProfileName, Scenario, Target as ObjectTarget};
 use crate::report::{Observer, Report};
 use crate::runner;
 use nodes::Nodes;
@@ -48,6 +48,8 @@ pub struct Target {
     pub region: String,
     /// Access key and secret; ebbtide takes any unless it was started with `--auth verify`.
     pub credentials: (String, String),
+    /// None: not known, and no scenario that needs one is played.
+    pub profile: Option<ProfileName>,
     /// None: nobody can make trouble below the cluster.
     pub machines: Option<Arc<dyn Machines>>,
 }
@@ -60,15 +62,26 @@ impl Target {
             kubeconfig: kubeconfig.into(),
             region: "us-east-1".into(),
             credentials: ("test".into(), "test".into()),
+            profile: None,
             machines: None,
         }
+    }
+
+    /// What a scenario needs that is not here; none where it can be played.
+    pub fn lacks(&self, scenario: &Scenario) -> Option<String> {
+        let needed = scenario.spec.needs.profile.filter(|needed| self.profile != Some(*needed))?;
+        Some(format!("it needs an ebbtide that runs with `up --profile {needed}`"))
     }
 }
 
 /// Plays a scenario on real devices, until `stop` at most. A run that fails or is stopped takes down what it made.
 pub async fn run(scenario: &Scenario, target: &Target, stop: &Stop, observer: &mut dyn Observer) -> Report {
     let start = Instant::now();
-    let played = match Live::new(scenario, target, start, stop).await {
+    let begun = match target.lacks(scenario) {
+        Some(why) => Err(EngineError::Unsupported(why)),
+        None => Live::new(scenario, target, start, stop).await,
+    };
+    let played = match begun {
         Ok(mut live) => {
             let played = runner::play(scenario, &mut live, observer).await;
             if let Err(error) = live.end().await {
@@ -319,6 +332,20 @@ impl Engine for Live {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_needs_a_profile_is_played_on_that_alone() {
+        let written = "{apiVersion: ebbtide.dev/v1alpha1, kind: Scenario, metadata: {name: s}, \
+                       spec: {needs: {profile: aws}, steps: [{name: a, try: [{sleep: 1s}]}]}}";
+        let needs = crate::language::parse("s.yaml", written).unwrap();
+        let any = crate::language::parse("s.yaml", &written.replace("needs: {profile: aws}, ", "")).unwrap();
+        for (profile, plays) in [(None, false), (Some(ProfileName::Instant), false), (Some(ProfileName::Aws), true)] {
+            let target = Target { profile, ..Target::new("http://127.0.0.1:1", "none") };
+            assert_eq!(target.lacks(&needs).is_none(), plays, "{profile:?}");
+            assert_eq!(target.lacks(&any), None);
+        }
+        assert!(crate::language::parse("s.yaml", &written.replace("aws", "slow")).is_err());
+    }
 
     #[test]
     fn events_of_another_run_are_not_of_this_one() {

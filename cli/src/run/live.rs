@@ -42,6 +42,11 @@ impl Live {
         self.runtime.block_on(scenarios::live::run(scenario, &self.target, &self.stop, observer))
     }
 
+    /// What a scenario needs that this ebbtide has not got.
+    pub fn lacks(&self, scenario: &Scenario) -> Option<String> {
+        self.target.lacks(scenario)
+    }
+
     pub fn is_stopped(&self) -> bool {
         self.stop.is_stopped()
     }

@@ -27,7 +27,8 @@ pub fn several(all: &[(String, Scenario)], args: &RunArgs) -> anyhow::Result<Vec
             }
             cases.push(Case::NotPlayed { scenario: name.clone(), engine, why });
         };
-        if let Some(why) = scenario.why_not_in(super::world(args)) {
+        let here = || live.as_ref().and_then(|live| live.lacks(scenario));
+        if let Some(why) = scenario.why_not_in(super::world(args)).or_else(here) {
             count.elsewhere += 1;
             not_played(why);
             continue;

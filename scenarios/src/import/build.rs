@@ -173,6 +173,7 @@ impl Builder {
                 source: "ebbtide import".into(),
                 engines: Some(vec![EngineName::Sim]),
                 not_in: Default::default(),
+                needs: Default::default(),
                 expect: None,
                 seed: 0,
                 world,

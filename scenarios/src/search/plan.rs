@@ -121,6 +121,7 @@ pub fn plan(pick: &mut dyn Pick, seed: u64, options: &Options) -> Scenario {
             source: String::new(),
             engines: None,
             not_in: Default::default(),
+            needs: Default::default(),
             expect: None,
             seed,
             world: Some(world),
