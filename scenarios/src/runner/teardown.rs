@@ -53,6 +53,10 @@ impl<E: Engine> TakeDown<'_, E> {
     async fn change_back(&mut self, ledger: &Ledger) {
         for object in ledger.changes().rev() {
             let target = super::target_of(object);
+            // Gone meanwhile: applied, it would be made anew.
+            if matches!(self.engine.get(&target).await, Ok(None)) {
+                continue;
+            }
             match self.engine.apply(object).await {
                 Ok(_) => self.observer.note(&format!("changing back {} {}", target.kind, target.name)),
                 Err(error) => self.failed(&format!("change back {} {}", target.kind, target.name), &error),

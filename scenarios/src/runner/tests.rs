@@ -146,6 +146,20 @@ fn a_failed_live_run_is_taken_down() {
 const POD: &str = "    - apply: {manifests: '{apiVersion: v1, kind: Pod, metadata: {name: p}}'}\n";
 
 #[test]
+fn what_a_failed_run_changed_is_changed_back_unless_it_is_gone() {
+    let node = || json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "labels": {"a": "1"}}});
+    let change =
+        "  - name: a\n    try:\n    - apply: {manifests: '{apiVersion: v1, kind: Node, metadata: {name: n, labels: {a: \"2\"}}}'}\n";
+    let delete = "    - delete: {kind: Node, name: n}\n";
+    for (steps, left) in [(change.to_owned(), Some(node())), (format!("{change}{delete}"), None)] {
+        let mut table = Table { live: true, objects: BTreeMap::from([("n".to_owned(), node())]), ..Table::default() };
+        let played = run(&mut table, &format!("{steps}    - assert: {{resource: {{kind: Pod, metadata: {{name: p}}}}}}\n"));
+        assert!(!played.passed);
+        assert_eq!(table.objects.get("n"), left.as_ref(), "{steps}");
+    }
+}
+
+#[test]
 fn an_interrupted_run_is_taken_down_and_begins_nothing_more() {
     let mut table = Table { live: true, stop: Some(Duration::from_secs(20)), ..Table::default() };
     let rest = "    - sleep: 1h\n    - aws: {command: ec2 describe-volumes}\n    catch:\n    - print: caught\n  - name: b\n    try: []\n";
