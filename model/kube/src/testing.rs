@@ -7,12 +7,12 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::CSIDriver;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use model_common::csi::{Code, ControllerCall, ControllerReply, Error, Volume};
 use model_common::pick::{Pick, Seeded};
 use serde_json::{Value, json};
 
-use crate::controllers::{Controller, Driver, claims_of, is_finished, node_of, phase_of};
+use crate::controllers::{Controller, Driver, claims_of, is_finished, name, node_of, phase_of};
 use crate::events::EventRecord;
 use crate::machine::{Effect, Input, Purpose, Timer, stamp};
 use crate::object::{Key, Kind, Object};
@@ -481,7 +481,13 @@ impl World {
 
     /// Until nothing moves; a world that never rests is a hot loop.
     pub fn settle(&mut self) {
+        let mut spoken = self.now;
         for _ in 0..20_000 {
+            // A kubelet writes its status every five minutes, whatever happens (`nodeStatusReportFrequency`).
+            if self.now.duration_since(spoken) > SignedDuration::from_mins(5) {
+                self.nodes_speak();
+                spoken = self.now;
+            }
             if !self.step() {
                 return;
             }
@@ -498,13 +504,19 @@ impl World {
             self.timers.remove(&key);
             self.input(key.0, &Input::Fired(key.1));
         }
-        let nodes: Vec<Node> = self.store.all(&Kind::Node).filter_map(|(_, object)| Some((**object.get::<Node>()?).clone())).collect();
+        self.nodes_speak();
+        self.settle();
+    }
+
+    /// Each kubelet that lives writes its status.
+    fn nodes_speak(&mut self) {
+        let nodes = self.store.all(&Kind::Node).filter_map(|(_, object)| Some((**object.get::<Node>()?).clone()));
+        let nodes: Vec<Node> = nodes.filter(|node| !self.dead.contains(name(&node.metadata))).collect();
         for mut node in nodes {
             let conditions = node.status.as_mut().and_then(|status| status.conditions.as_mut());
             conditions.into_iter().flatten().for_each(|condition| condition.last_heartbeat_time = Some(Time(self.now)));
             self.write(&Write::update_status(node)).expect("the node is there");
         }
-        self.settle();
     }
 
     pub fn said(&self, reason: &str) -> Vec<&str> {
