@@ -13,12 +13,15 @@ use model_common::agent::{Device, DeviceError};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use crate::loops::{LoopError, Loops, LowerError, Raised, backing_file};
-use crate::mounts;
+use crate::mounts::{self, Holder};
 
 const BY_ID: &str = "disk/by-id";
 const BY_ID_PREFIX: &str = "nvme-Amazon_Elastic_Block_Store_";
 /// The group `disk`, the same number on all Linux distributions.
 const DISK_GROUP: u32 = 6;
+/// A process that has a device open for no longer than this does not use it: udev looks at it, or a child that some thread
+/// of this process has just forked has not yet closed what it inherited.
+const GLANCE: Duration = Duration::from_millis(250);
 const FIFREEZE: libc::c_ulong = 0xC004_5877;
 const FITHAW: libc::c_ulong = 0xC004_5878;
 
@@ -123,8 +126,8 @@ impl Devices {
         let raised = self.loops.of_volume(volume_id, &self.volumes);
         let busy = |holder: String| DeviceError::Busy { volume_id: volume_id.to_owned(), holder };
         if let Some(raised) = &raised {
-            if !force && let Some(holder) = mounts::holder(raised.major, raised.minor) {
-                return Err(busy(holder));
+            if !force && let Some(holder) = user(raised) {
+                return Err(busy(holder.to_string()));
             }
             if last {
                 match self.loops.lower(raised) {
@@ -310,6 +313,17 @@ impl Devices {
 }
 
 /// What a device shows as its size.
+/// Who uses a device for longer than a glance.
+fn user(raised: &Raised) -> Option<Holder> {
+    let deadline = Instant::now() + GLANCE;
+    loop {
+        match mounts::holder(raised.major, raised.minor) {
+            Some(Holder::Open { .. }) if Instant::now() < deadline => std::thread::sleep(GLANCE / 25),
+            found => return found,
+        }
+    }
+}
+
 fn size(raised: &Raised) -> u64 {
     let sectors = std::fs::read_to_string(format!("/sys/block/loop{}/size", raised.number));
     sectors.ok().and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or_default() * 512

@@ -76,8 +76,26 @@ pub fn mount_point(major: u64, minor: u64) -> Option<PathBuf> {
     all().into_iter().find(|mount| (mount.major, mount.minor) == (major, minor)).map(|mount| mount.point)
 }
 
-/// Who uses a block device, in any mount namespace below this process's PID namespace: a mount, or a process that has it open.
-pub fn holder(major: u64, minor: u64) -> Option<String> {
+/// Who uses a block device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// Its file system is mounted at this path of some mount namespace.
+    Mounted(PathBuf),
+    /// A process has it open.
+    Open { pid: u32, name: String },
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Mounted(point) => write!(f, "mounted at {}", point.display()),
+            Self::Open { pid, name } => write!(f, "open in process {pid} ({name})"),
+        }
+    }
+}
+
+/// Who uses a block device, in any mount namespace below this process's PID namespace.
+pub fn holder(major: u64, minor: u64) -> Option<Holder> {
     let rdev = makedev(major, minor);
     let mut namespaces = BTreeSet::new();
     for entry in std::fs::read_dir("/proc").ok()?.flatten() {
@@ -88,13 +106,13 @@ pub fn holder(major: u64, minor: u64) -> Option<String> {
             && namespaces.insert(namespace)
             && let Some(mount) = read(&process.join("mountinfo")).iter().find(|mount| (mount.major, mount.minor) == (major, minor))
         {
-            return Some(format!("mounted at {}", mount.point.display()));
+            return Some(Holder::Mounted(mount.point.clone()));
         }
         let Ok(fds) = std::fs::read_dir(process.join("fd")) else { continue };
         for fd in fds.flatten() {
             if std::fs::metadata(fd.path()).is_ok_and(|meta| meta.file_type().is_block_device() && meta.rdev() == rdev) {
                 let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
-                return Some(format!("open in process {pid} ({})", name.trim()));
+                return Some(Holder::Open { pid, name: name.trim().to_owned() });
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Real loop devices in a temporary directory, as the agent makes them. Needs root; says so and passes without.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use emulator_node::devices::Devices;
 use emulator_node::loops::{Loops, is_bound, remove_all_under};
@@ -122,16 +123,56 @@ fn a_volume_is_attached_formatted_busy_grown_and_detached() {
     assert_eq!(std::fs::read_to_string(point.join("out.txt")).unwrap(), "first line\n");
 }
 
+/// A process that has the device open until it is dropped. Not this process: the children that other tests fork inherit
+/// its files until they are what they are to be.
+struct Opened(Child);
+
+impl Opened {
+    fn new(device: &Path) -> Self {
+        let mut child = Command::new("sh")
+            .args(["-c", r#"exec 3<"$0"; echo open; exec sleep 600"#])
+            .arg(device)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "open\n");
+        Self(child)
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_device_held_open_is_busy() {
     let Some(host) = Host::new() else { return };
     let volume = host.volume("vol-0000000000000000b", 1 << 24);
     host.devices.attach(&volume).unwrap();
-    let held = std::fs::File::open(host.dev("nvme1n1")).unwrap();
+    let held = Opened::new(&host.dev("nvme1n1"));
     let busy = host.devices.detach(&volume.volume_id, "/dev/xvdaa", true, false).unwrap_err();
-    assert!(matches!(&busy, DeviceError::Busy { holder, .. } if holder.contains("open in process")), "{busy}");
+    let holder = format!("open in process {} (", held.0.id());
+    assert!(matches!(&busy, DeviceError::Busy { holder: by, .. } if by.contains(&holder)), "{busy}");
     drop(held);
     host.devices.detach(&volume.volume_id, "/dev/xvdaa", true, false).unwrap();
+}
+
+#[test]
+fn who_only_glances_at_a_device_does_not_hold_it() {
+    let Some(host) = Host::new() else { return };
+    let volume = host.volume("vol-00000000000000011", 1 << 24);
+    host.devices.attach(&volume).unwrap();
+    let held = Opened::new(&host.dev("nvme1n1"));
+    std::thread::scope(|scope| {
+        let detached = scope.spawn(|| host.devices.detach(&volume.volume_id, "/dev/xvdaa", true, false));
+        drop(held);
+        detached.join().unwrap().unwrap();
+    });
 }
 
 #[test]
