@@ -156,7 +156,12 @@ impl World {
         let world = account::world(&given, seed)?;
         let profile = if given.instant { Profile::Instant } else { Profile::Aws };
         let source = Seeded::new(seed);
-        let nodes: Vec<_> = world.nodes().into_iter().enumerate().map(|(n, info)| kubelet::Node::new(info, given.nodes.get(n))).collect();
+        let nodes: Vec<_> = world
+            .nodes()
+            .into_iter()
+            .enumerate()
+            .map(|(n, info)| kubelet::Node::new(info, given.nodes.get(n), given.as_of.fixes()))
+            .collect();
         let controllers = actors::all(given.as_of.fixes());
         let mut this = Self {
             clock: Clock::new(),

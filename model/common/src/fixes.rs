@@ -17,11 +17,13 @@ pub enum Fix {
     AttachmentOfDeadVolumeIsReplaced,
     /// A claim has a finalizer while its volume may be in the making.
     ClaimHeldWhileProvisioned,
+    /// A kubelet that starts finds what is staged, too, and takes a `vol_data.json` that a pod lost from there.
+    StagedVolumesAreFound,
 }
 
 impl Fix {
     /// All of them: the change, where it is proposed, what it does.
-    pub const ALL: [(Self, &'static str, &'static str); 3] = [
+    pub const ALL: [(Self, &'static str, &'static str); 4] = [
         (Self::UncertainAttachmentCounts, "kubernetes#124334", "an uncertain attachment hinders an attach to another node (#71276)"),
         (
             Self::AttachmentOfDeadVolumeIsReplaced,
@@ -32,6 +34,11 @@ impl Fix {
             Self::ClaimHeldWhileProvisioned,
             "external-provisioner#673",
             "a finalizer holds a claim while its volume may be in the making (external-provisioner#486)",
+        ),
+        (
+            Self::StagedVolumesAreFound,
+            "kubernetes#138454",
+            "a kubelet that starts finds what is staged without a pod's directory (#121937), or without its vol_data.json (#101791)",
         ),
     ];
 
@@ -75,12 +82,16 @@ impl From<Fix> for String {
 }
 
 /// The changes that are in; none by default.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Fixes(BTreeSet<Fix>);
 
 impl Fixes {
     pub fn all() -> Self {
         Fix::ALL.into_iter().map(|(fix, ..)| fix).collect()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub fn has(&self, fix: Fix) -> bool {

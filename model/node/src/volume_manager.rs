@@ -13,6 +13,7 @@ mod claim_status;
 mod expand;
 mod mount;
 mod reconcile;
+mod reconstruct;
 mod resolve;
 mod spec;
 mod unmount;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model_common::bugs::{self, Bug};
+use model_common::fixes::{Fix, Fixes};
 use serde::{Deserialize, Serialize};
 
 pub use attach_limit::is_exhausted;
@@ -52,6 +54,9 @@ pub struct Config {
     /// Ask for the attachment only once the node's watch shows it, instead of asking and backing off as upstream does. The
     /// linearizable read of §2.5 is made in both cases; this only saves waiting.
     pub eager: bool,
+    /// The changes proposed upstream that this kubelet has.
+    #[serde(default, skip_serializing_if = "Fixes::is_empty")]
+    pub fixes: Fixes,
 }
 
 /// The device mount of a volume.
@@ -198,29 +203,6 @@ impl VolumeManager {
             self.reconcile(out);
             self.report(out);
         }
-        Ok(())
-    }
-
-    fn booted(&mut self, found: &[Found]) -> Result<(), Reject> {
-        if std::mem::replace(&mut self.booted, true) {
-            return Err(Reject::AlreadyBooted);
-        }
-        for found in found {
-            // Without vol_data.json upstream cannot undo the mount either; the pod's directory shows it (§3.8).
-            let Some(data) = &found.data else { continue };
-            let spec = Arc::new(VolumeSpec::from_vol_data(data, found.block));
-            let volume = self.actual.entry(spec.name.clone()).or_insert_with(|| Volume {
-                spec: spec.clone(),
-                device: Device::Uncertain,
-                attachable: Attachable::Uncertain,
-                size: 0,
-                expand_in_use: false,
-                reconstructed: true,
-                pods: BTreeMap::new(),
-            });
-            volume.pods.insert(found.pod.clone(), PodMount { spec, certain: false, remount: false, reconstructed: true });
-        }
-        self.unsettled = !self.actual.is_empty();
         Ok(())
     }
 

@@ -31,6 +31,9 @@ impl World {
         let owner = pod.as_deref().map_or(Owner::Volume(&handle), Owner::Pod);
         self.there(number, dir, owner);
         self.there(number, &vol_data(&place), owner);
+        if dir == self.nodes[number].layout.block_staging(&data.spec_vol_id) {
+            self.nodes[number].block_stagings.insert(dir.to_owned());
+        }
         self.nodes[number].data.insert(place, data);
     }
 
@@ -39,6 +42,16 @@ impl World {
         if self.nodes[number].pod_dirs.insert(pod.clone()) {
             let path = self.pod_dir(number, pod);
             self.there(number, &path, Owner::Pod(pod));
+        }
+    }
+
+    /// Every `vol_data.json` in a pod's directory is gone.
+    pub(super) fn lose_vol_data(&mut self, number: usize, pod: &str) {
+        let below = format!("{}/", self.pod_dir(number, pod));
+        let lost: Vec<String> = self.nodes[number].data.keys().filter(|directory| directory.starts_with(&below)).cloned().collect();
+        for directory in lost {
+            self.nodes[number].data.remove(&directory);
+            self.gone(number, &vol_data(&directory));
         }
     }
 
@@ -63,6 +76,7 @@ impl World {
         let tree = node.mounts.iter().find(below).map(|(_, mount)| mount.tree.clone());
         self.see_node(number, |node| Seen::Removed { node, path, tree: tree.as_deref() });
         self.gone(number, path);
+        self.nodes[number].block_stagings.remove(path);
         if self.nodes[number].data.remove(path).is_some() {
             self.gone(number, &vol_data(path));
         }

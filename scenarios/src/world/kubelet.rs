@@ -11,13 +11,14 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use model_aws::world;
+use model_common::fixes::Fixes;
 use model_kube::events::{self, Recorder};
 use model_kube::object::{Change, Key, Kind, Object};
 use model_kube::write::{Patch, Subresource, Write};
 use model_node::kubelet::{Effect, Input, Kubelet};
 use model_node::node_status::Reports;
 use model_node::pod::{Phase, PodEffect, PodSpec};
-use model_node::volume_manager::{self as volumes, Config, Layout, PodUid, VolData, VolumeName};
+use model_node::volume_manager::{self as volumes, Config, Found, Layout, PodUid, VolData, VolumeName};
 use serde_json::{Value, json};
 
 use super::clock::Part;
@@ -85,6 +86,8 @@ pub(super) struct Node {
     pub pod_dirs: BTreeSet<PodUid>,
     /// Links to block devices in pods' directories.
     pub links: BTreeSet<String>,
+    /// The staging directories of block devices.
+    pub block_stagings: BTreeSet<String>,
     /// The tunnels of its EFS mounts are gone: I/O on them waits.
     pub io_hangs: bool,
     /// The drivers that its kubelet knows.
@@ -99,13 +102,13 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(mut info: world::Node, given: Option<&WorldNode>) -> Self {
+    pub(super) fn new(mut info: world::Node, given: Option<&WorldNode>, fixes: &Fixes) -> Self {
         if let Some(given) = given {
             info.name.clone_from(&given.name);
             info.labels.insert("kubernetes.io/hostname".into(), given.name.clone());
         }
         let layout = Layout { root: "/var/lib/kubelet".into() };
-        let config = Config { node: info.name.clone(), layout: layout.clone(), eager: true };
+        let config = Config { node: info.name.clone(), layout: layout.clone(), eager: true, fixes: fixes.clone() };
         Self {
             identity: identity::identity(&info),
             info,
@@ -126,6 +129,7 @@ impl Node {
             listed: false,
             pod_dirs: BTreeSet::new(),
             links: BTreeSet::new(),
+            block_stagings: BTreeSet::new(),
             io_hangs: false,
             drivers: BTreeSet::new(),
             seen: None,
@@ -140,21 +144,41 @@ impl Node {
         self.mounts.iter().filter(|(_, mount)| mount.tree.starts_with("vol-")).map(|(path, mount)| (mount.tree.as_str(), path.as_str()))
     }
 
-    /// The mounts that the pods' directories show (§3.8).
-    fn found(&self) -> Vec<volumes::Found> {
+    /// The mounts that the directories of pods (§3.8) and the staging directories show.
+    fn found(&self) -> Vec<Found> {
         let pods = format!("{}/pods/", self.layout.root);
         let of_pods = self.data.iter().filter_map(|(directory, data)| {
             let (pod, rest) = directory.strip_prefix(&pods)?.split_once('/')?;
             let pv = rest.strip_prefix("volumes/kubernetes.io~csi/")?;
-            Some(volumes::Found { pod: pod.into(), pv: pv.to_owned(), block: false, data: Some(data.clone()) })
+            Some(Found::of_pod(pod, pv, false, Some(data.clone())))
+        });
+        let of_mounts = self.mounts.keys().filter_map(|mount| {
+            let directory = mount.strip_suffix("/mount").filter(|directory| !self.data.contains_key(*directory))?;
+            let (pod, rest) = directory.strip_prefix(&pods)?.split_once('/')?;
+            let pv = rest.strip_prefix("volumes/kubernetes.io~csi/")?;
+            Some(Found { bound: self.bound_at(mount).cloned(), ..Found::of_pod(pod, pv, false, None) })
         });
         let of_links = self.links.iter().filter_map(|link| {
             let (pod, rest) = link.strip_prefix(&pods)?.split_once('/')?;
             let pv = rest.strip_prefix("volumeDevices/kubernetes.io~csi/")?;
             let data = self.data.get(&self.layout.block_data_dir(pv)).cloned();
-            Some(volumes::Found { pod: pod.into(), pv: pv.to_owned(), block: true, data })
+            Some(Found::of_pod(pod, pv, true, data))
         });
-        of_pods.chain(of_links).collect()
+        let plugins = self.layout.plugins();
+        let staged = self.data.iter().filter_map(|(directory, data)| {
+            let place = directory.strip_prefix(&plugins)?.strip_prefix('/')?;
+            let Some(device) = place.strip_prefix("volumeDevices/") else { return Some(Found::staged(place, false, data.clone())) };
+            let pv = device.strip_suffix("/data").filter(|pv| self.block_stagings.contains(&self.layout.block_staging(pv)))?;
+            Some(Found::staged(pv, true, data.clone()))
+        });
+        of_pods.chain(of_mounts).chain(of_links).chain(staged).collect()
+    }
+
+    /// The `vol_data.json` beside the staged file system that is bound at a path.
+    pub(super) fn bound_at(&self, path: &str) -> Option<&VolData> {
+        let tree = &self.mounts.get(path)?.tree;
+        let staged = self.mounts.iter().filter(|(_, mount)| mount.tree == *tree).filter_map(|(at, _)| at.strip_suffix("/globalmount"));
+        staged.filter_map(|directory| self.data.get(directory)).next()
     }
 
     /// Whether its kubelet knows which pods there are.
@@ -200,7 +224,7 @@ impl World {
     /// A kubelet begins: what the disk shows, who it is, the pods of its node, and what still runs of them.
     pub(super) fn boot_kubelet(&mut self, number: usize) {
         let node = &mut self.nodes[number];
-        let config = Config { node: node.info.name.clone(), layout: node.layout.clone(), eager: true };
+        let config = Config { node: node.info.name.clone(), layout: node.layout.clone(), eager: true, fixes: self.fixes.clone() };
         node.machine = Kubelet::new(config);
         node.up = true;
         node.listed = false;

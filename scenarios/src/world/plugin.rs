@@ -63,6 +63,7 @@ impl World {
                 result
             }
             Action::ReadVolData { dir } => Ok(Answer::VolData(self.nodes[number].data.get(&dir).cloned())),
+            Action::FindVolData { mount } => Ok(Answer::VolData(self.nodes[number].bound_at(&mount).cloned())),
             Action::MountRefs { mount } => {
                 let mounts = &self.nodes[number].mounts;
                 let Some(this) = mounts.get(&mount) else { return Ok(Answer::Refs(Vec::new())) };

@@ -253,8 +253,7 @@ impl World {
             Trouble::RemoveVolData { node, pod } => {
                 let number = self.node_named(node)?;
                 let uid = self.pod_on(number, pod)?;
-                let directory = format!("{}/pods/{uid}/", self.nodes[number].layout.root);
-                self.nodes[number].data.retain(|path, _| !path.starts_with(&directory));
+                self.lose_vol_data(number, &uid);
             }
             Trouble::Busy { node, volume, duration } => {
                 let number = self.node_named(node)?;

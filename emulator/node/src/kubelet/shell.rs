@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use model_common::fixes::Fixes;
 use model_node::kubelet::{Effect, Input, Kubelet};
 use model_node::pod::{Phase, PodEffect, PodSpec, PodTimer, ProbeKind, StartError};
 use model_node::volume_manager::{self as vm, Layout, PodUid, PodVolume, VolumeName};
@@ -81,7 +82,7 @@ impl Shell {
         let executor =
             Arc::new(Executor { client: client.clone(), node: config.node_name.clone(), kubelet_dir: config.kubelet_dir.clone(), drivers });
         let layout = Layout { root: config.kubelet_dir.display().to_string() };
-        let begin = vm::Config { node: config.node_name.clone(), layout, eager: config.eager };
+        let begin = vm::Config { node: config.node_name.clone(), layout, eager: config.eager, fixes: Fixes::default() };
         // One that cannot be opened is evidence lost, and nothing else.
         let open = |directory: &PathBuf| {
             Journal::open(directory, &begin).inspect_err(|error| tracing::warn!(%error, "cannot open the kubelet's journal")).ok()

@@ -97,6 +97,7 @@ impl Executor {
             }
             Action::RemoveMount { mount, data_dir } => remove_mount(Path::new(&mount), Path::new(&data_dir)),
             Action::ReadVolData { dir } => read_vol_data(Path::new(&dir)).map(Answer::VolData),
+            Action::FindVolData { mount } => find_vol_data(Path::new(&mount), &self.kubelet_dir).map(Answer::VolData),
             Action::MountRefs { mount } => mount_refs(&mount, &self.kubelet_dir).map(Answer::Refs),
             Action::ApplyFsGroup { path, gid, on_root_mismatch } => {
                 apply_fs_group(Path::new(&path), gid, on_root_mismatch).map_err(io("chown", Path::new(&path)))?;
@@ -244,6 +245,18 @@ fn read_vol_data(dir: &Path) -> Result<Option<VolData>, Failure> {
     }
 }
 
+/// `vol_data.json` beside the staged file system that is bound at a path.
+fn find_vol_data(path: &Path, kubelet_dir: &Path) -> Result<Option<VolData>, Failure> {
+    let table = mount_table().map_err(io("read the mounts for", path))?;
+    let Some(own) = table.iter().find(|entry| entry.target == path) else { return Ok(None) };
+    let plugins = kubelet_dir.join("plugins/kubernetes.io/csi");
+    let staged = table.iter().filter(|entry| entry.what == own.what && entry.target.starts_with(&plugins));
+    match staged.filter(|entry| entry.target.ends_with("globalmount")).find_map(|entry| entry.target.parent()) {
+        Some(directory) => read_vol_data(directory),
+        None => Ok(None),
+    }
+}
+
 /// Other places where the same is mounted, without the drivers' own (`/plugins/kubernetes.io/csi/…`).
 fn mount_refs(path: &str, kubelet_dir: &Path) -> Result<Vec<String>, Failure> {
     let table = mount_table().map_err(io("read the mounts for", Path::new(path)))?;
@@ -314,12 +327,12 @@ pub fn find_mounts(kubelet_dir: &Path) -> Vec<Found> {
     for pod in list(&kubelet_dir.join("pods")) {
         for volume in list(&pod.join("volumes/kubernetes.io~csi")) {
             let data = read_vol_data(&volume).ok().flatten();
-            found.push(Found { pod: name(&pod).as_str().into(), pv: name(&volume), block: false, data });
+            found.push(Found::of_pod(name(&pod), name(&volume), false, data));
         }
         for device in list(&pod.join("volumeDevices/kubernetes.io~csi")) {
             let dir = kubelet_dir.join("plugins/kubernetes.io/csi/volumeDevices").join(name(&device)).join("data");
             let data = read_vol_data(&dir).ok().flatten();
-            found.push(Found { pod: name(&pod).as_str().into(), pv: name(&device), block: true, data });
+            found.push(Found::of_pod(name(&pod), name(&device), true, data));
         }
     }
     found.sort_by(|a, b| (&a.pod, &a.pv).cmp(&(&b.pod, &b.pv)));

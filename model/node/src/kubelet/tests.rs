@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model_common::csi::{NodeCall, NodeCapability, NodeReply};
+use model_common::fixes::Fixes;
 use proptest::prelude::*;
 
 mod probes;
@@ -42,7 +43,7 @@ struct Bench {
 impl Bench {
     fn new(spec: Arc<PodSpec>) -> Self {
         let layout = Layout { root: "/k".into() };
-        let machine = Kubelet::new(Config { node: "n1".into(), layout, eager: false });
+        let machine = Kubelet::new(Config { node: "n1".into(), layout, eager: false, fixes: Fixes::default() });
         let mut bench = Self { machine, spec, log: Vec::new(), timers: BTreeMap::new(), mounted: BTreeSet::new() };
         bench.feed(Input::Booted(Vec::new()));
         bench.feed(Input::Synced);
@@ -265,7 +266,8 @@ fn a_pod_that_ended_before_a_restart_does_not_run_again() {
 
 #[test]
 fn a_claim_that_cannot_be_used_is_told_and_tried_again() {
-    let mut machine = Kubelet::new(Config { node: "n1".into(), layout: Layout { root: "/k".into() }, eager: true });
+    let mut machine =
+        Kubelet::new(Config { node: "n1".into(), layout: Layout { root: "/k".into() }, eager: true, fixes: Fixes::default() });
     let mut out = Vec::new();
     machine.step(&Input::Booted(Vec::new()), &mut out).unwrap();
     let pod = spec(RestartPolicy::Always, &[]);
@@ -284,7 +286,8 @@ fn a_claim_that_cannot_be_used_is_told_and_tried_again() {
 /// kubernetes#95911: the scheduler did not know the node's limit.
 #[test]
 fn a_pod_whose_volume_the_node_cannot_take_fails() {
-    let mut machine = Kubelet::new(Config { node: "n1".into(), layout: Layout { root: "/k".into() }, eager: true });
+    let mut machine =
+        Kubelet::new(Config { node: "n1".into(), layout: Layout { root: "/k".into() }, eager: true, fixes: Fixes::default() });
     let mut feed = |input: Input| {
         let mut out = Vec::new();
         machine.step(&input, &mut out).unwrap();

@@ -246,7 +246,10 @@ impl VolumeManager {
         let data = op.has(NodeCapability::StageUnstageVolume).then(|| match spec.block {
             true => (self.config.layout.block_data_dir(&spec.pv), self.vol_data(spec, "")),
             false => {
-                let data = VolData { volume_handle: spec.handle.clone(), driver_name: spec.driver.clone(), ..VolData::default() };
+                let data = match self.finds_staged() {
+                    true => VolData { node_name: String::new(), attachment_id: String::new(), ..self.vol_data(spec, "Persistent") },
+                    false => VolData { volume_handle: spec.handle.clone(), driver_name: spec.driver.clone(), ..VolData::default() },
+                };
                 (self.config.layout.staging_dir(&spec.driver, &spec.handle), data)
             }
         });

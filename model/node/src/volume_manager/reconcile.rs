@@ -116,23 +116,6 @@ impl VolumeManager {
         }
     }
 
-    /// After a start: which of the volumes found are attachable? A live read of the node says (§3.8).
-    fn settle(&mut self, out: &mut Vec<Effect>) {
-        let key = Key { volume: "".into(), pod: "".into() };
-        if self.unsettled && !self.ticking && !self.running.contains_key(&key) {
-            self.follow(&key, Next::Do(Op::NodeStatus, Action::ReadNode), out);
-        }
-    }
-
-    pub(super) fn node_status(&mut self, result: Result<Answer, Failure>) -> Next {
-        let Ok(Answer::Attached(attached)) = result else { return Next::End(End::Again) };
-        for (name, volume) in self.actual.iter_mut().filter(|(_, volume)| volume.attachable == Attachable::Uncertain) {
-            volume.attachable = if attached.contains(name) { Attachable::Yes } else { Attachable::No };
-        }
-        self.unsettled = false;
-        Next::End(End::Succeeded)
-    }
-
     fn verify_begin(&mut self, spec: Arc<VolumeSpec>) -> Next {
         if spec.attachable {
             return Next::Do(Op::Verify(spec), Action::ReadNode);

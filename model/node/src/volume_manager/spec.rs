@@ -183,9 +183,14 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Where the kubelet keeps what it staged.
+    pub fn plugins(&self) -> String {
+        format!("{}/plugins/kubernetes.io/csi", self.root)
+    }
+
     /// The directory of a volume's staging: holds `globalmount/` and `vol_data.json`.
     pub fn staging_dir(&self, driver: &str, handle: &str) -> String {
-        format!("{}/plugins/kubernetes.io/csi/{driver}/{}", self.root, hex::encode(Sha256::digest(handle)))
+        format!("{}/{driver}/{}", self.plugins(), hex::encode(Sha256::digest(handle)))
     }
 
     /// Where NodeStage mounts a file system.
@@ -204,7 +209,7 @@ impl Layout {
     }
 
     fn devices(&self) -> String {
-        format!("{}/plugins/kubernetes.io/csi/volumeDevices", self.root)
+        format!("{}/volumeDevices", self.plugins())
     }
 
     /// The staging directory of a block volume.

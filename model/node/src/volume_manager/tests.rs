@@ -7,9 +7,10 @@ use proptest::prelude::*;
 use super::*;
 
 mod calls;
+mod reconstruct;
 
 pub(super) fn config() -> Config {
-    Config { node: "n1".into(), layout: Layout { root: "/k".into() }, eager: true }
+    Config { node: "n1".into(), layout: Layout { root: "/k".into() }, eager: true, fixes: Fixes::default() }
 }
 
 pub(super) fn spec() -> VolumeSpec {
@@ -40,6 +41,8 @@ struct Bench {
     data_missing: bool,
     /// The directories with a vol_data.json; none: all.
     data: Option<BTreeSet<String>>,
+    /// The vol_data.json beside what is bound at the pods' directories.
+    bound: Option<VolData>,
     calls: Vec<String>,
     actions: Vec<Action>,
     events: Vec<String>,
@@ -62,6 +65,7 @@ fn name(action: &Action) -> &'static str {
         Action::MakeDir { .. } => "mkdir",
         Action::RemoveMount { .. } => "remove",
         Action::ReadVolData { .. } => "read-data",
+        Action::FindVolData { .. } => "find-data",
         Action::MountRefs { .. } => "refs",
         Action::ApplyFsGroup { .. } => "fs-group",
         Action::CleanSubPaths { .. } => "sub-paths",
@@ -80,6 +84,7 @@ impl Bench {
             failing: None,
             data_missing: false,
             data: None,
+            bound: None,
             calls: Vec::new(),
             actions: Vec::new(),
             events: Vec::new(),
@@ -106,6 +111,7 @@ impl Bench {
                 let there = !self.data_missing && self.data.as_ref().is_none_or(|data| data.contains(dir));
                 Answer::VolData(there.then(VolData::default))
             }
+            Action::FindVolData { .. } => Answer::VolData(self.bound.clone()),
             Action::MountRefs { .. } => Answer::Refs(Vec::new()),
             Action::Csi { call, .. } => Answer::Csi(match call {
                 NodeCall::NodeStageVolume { .. } => NodeReply::NodeStageVolume,
@@ -313,35 +319,6 @@ fn an_uncertain_publish_is_undone_when_the_pod_goes() {
         assert_eq!(bench.took().contains("unpublish"), undone, "{code}");
         assert!(bench.machine.settled());
     }
-}
-
-#[test]
-fn a_reconstructed_device_stays_uncertain_after_a_final_error() {
-    let mut bench = Bench::new();
-    bench.machine = VolumeManager::new(config());
-    let data = VolData { spec_vol_id: "pv".into(), volume_handle: "vol-1".into(), driver_name: "d".into(), ..VolData::default() };
-    bench.feed(Input::Booted(vec![Found { pod: "a".into(), pv: "pv".into(), block: false, data: Some(data) }]));
-    bench.failing = Some(("stage", rpc(Code::Internal)));
-    bench.feed(Input::NodeAttached(BTreeSet::from([spec().name])));
-    bench.feed(Input::Want(want("a")));
-    bench.feed(Input::SourcesReady);
-    assert_eq!(bench.device(), Some(Device::Uncertain));
-    bench.fire_all();
-    assert!(bench.machine.unmounted("a").is_empty() && bench.machine.settled());
-}
-
-#[test]
-fn mounts_of_pods_that_are_gone_are_undone_after_a_restart() {
-    let mut bench = Bench::new();
-    bench.machine = VolumeManager::new(config());
-    let data = VolData { spec_vol_id: "pv".into(), volume_handle: "vol-1".into(), driver_name: "d".into(), ..VolData::default() };
-    bench.took();
-    bench.feed(Input::Booted(vec![Found { pod: "old".into(), pv: "pv".into(), block: false, data: Some(data) }]));
-    assert_eq!(bench.took(), "read-node", "nothing is unmounted before all pods are known");
-    bench.feed(Input::SourcesReady);
-    let took = bench.took().replace("report 1 ", "");
-    assert!(took.starts_with("read-data sub-paths unpublish remove refs"), "{took}");
-    assert!(bench.machine.settled());
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::*;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 enum Step {
     ReadData,
+    FindData,
     CleanSubPaths,
     UnmapDevice,
     Unpublish,
@@ -44,6 +45,11 @@ impl Unmount {
     fn go(mut self, step: Step, action: Action) -> Next {
         self.step = step;
         Next::Do(Op::Unmount(Box::new(self)), action)
+    }
+
+    fn clean_sub_paths(self) -> Next {
+        let action = Action::CleanSubPaths { pod: self.pod.clone(), volume: self.spec.pv.clone() };
+        self.go(Step::CleanSubPaths, action)
     }
 }
 
@@ -80,12 +86,14 @@ impl VolumeManager {
                     Action::UnmapDevice { map: layout.block_map(&op.spec.pv, &op.pod), link: layout.block_link(&op.pod, &op.spec.pv) };
                 op.go(Step::UnmapDevice, action)
             }
-            (Step::ReadData, Ok(Answer::VolData(Some(_)))) => {
-                let action = Action::CleanSubPaths { pod: op.pod.clone(), volume: op.spec.pv.clone() };
-                op.go(Step::CleanSubPaths, action)
+            (Step::ReadData, Ok(Answer::VolData(Some(_)))) => op.clean_sub_paths(),
+            (Step::ReadData, _) if self.finds_staged() && !op.spec.block => {
+                let mount = layout.pod_mount(&op.pod, &op.spec.pv);
+                op.go(Step::FindData, Action::FindVolData { mount })
             }
+            (Step::FindData, Ok(Answer::VolData(Some(data)))) if reconstruct::is_of(&data, &op.spec.pv) => op.clean_sub_paths(),
             // Upstream reads the file before the operation begins: an error each 100 ms, without a backoff (#101378).
-            (Step::ReadData, _) => Next::End(End::Again),
+            (Step::ReadData | Step::FindData, _) => Next::End(End::Again),
             (Step::CleanSubPaths | Step::UnmapDevice, Ok(Answer::Done)) => {
                 let target_path = match op.spec.block {
                     true => layout.block_publish(&op.spec.pv, &op.pod),

@@ -71,6 +71,8 @@ pub enum Action {
     RemoveMount { mount: String, data_dir: String },
     /// Read `vol_data.json` in a directory → [`Answer::VolData`].
     ReadVolData { dir: String },
+    /// Read `vol_data.json` beside the staged file system that is bound at `mount` → [`Answer::VolData`].
+    FindVolData { mount: String },
     /// Other mounts of what is mounted at `mount` → [`Answer::Refs`].
     MountRefs { mount: String },
     /// Give a mounted volume to a group (§3.10) → [`Answer::Done`].
@@ -167,12 +169,28 @@ impl Failure {
 /// A mount found on disk at the start (§3.8).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Found {
-    pub pod: PodUid,
-    /// The directory's name: the PersistentVolume.
+    /// None: what is staged, which counts with kubernetes#138454 only.
+    pub pod: Option<PodUid>,
+    /// The directory's name: the PersistentVolume. Where a file system is staged, the driver and the directory: `driver/sha256`.
     pub pv: String,
     pub block: bool,
     /// None: no readable `vol_data.json`; such a volume cannot be reconstructed.
     pub data: Option<VolData>,
+    /// The `vol_data.json` beside the staged file system that is bound at a pod's directory without its own; it counts as `pod: None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<VolData>,
+}
+
+impl Found {
+    /// What a pod's directory shows.
+    pub fn of_pod(pod: impl Into<PodUid>, pv: impl Into<String>, block: bool, data: Option<VolData>) -> Self {
+        Self { pod: Some(pod.into()), pv: pv.into(), block, data, bound: None }
+    }
+
+    /// What a staging directory shows.
+    pub fn staged(pv: impl Into<String>, block: bool, data: VolData) -> Self {
+        Self { pod: None, pv: pv.into(), block, data: Some(data), bound: None }
+    }
 }
 
 /// Whom an Event is about.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model_common::csi::NodeReply;
+use model_common::fixes::Fix;
 use model_node::pending::Key;
 use model_node::volume_manager::{
     AccessMode, Action, Answer, ClaimRef, Config, Effect, FsGroupPolicy, Input, Layout, PodVolume, PodWant, Timer, VolData, VolumeManager,
@@ -34,7 +35,8 @@ struct Kubelet {
     ready: bool,
     /// Staged for certain: the driver said so to this kubelet.
     staged: BTreeSet<usize>,
-    /// What a crash made this kubelet forget: nothing in a pod's directory shows it (#121937, open).
+    /// What a crash made this kubelet forget: nothing in a pod's directory shows it (#121937, open). With kubernetes#138454 it forgets
+    /// no volume that is staged.
     lost_stages: BTreeSet<usize>,
     lost_mounts: BTreeSet<Mount>,
 }
@@ -44,7 +46,8 @@ fn layout() -> Layout {
 }
 
 fn config(wishes: &Wishes) -> Config {
-    Config { node: NODE.into(), layout: layout(), eager: wishes.eager }
+    let fixes = wishes.finds_staged.then_some(Fix::StagedVolumesAreFound).into_iter().collect();
+    Config { node: NODE.into(), layout: layout(), eager: wishes.eager, fixes }
 }
 
 impl Kubelet {
@@ -171,11 +174,12 @@ impl Kubelet {
         self.outside.refused.clear();
         self.ready = false;
         let found = self.outside.found();
-        let shows: BTreeSet<Mount> = found.iter().map(|found| (number(&found.pod), number(&found.pv))).collect();
+        let of_pods = found.iter().filter_map(|found| Some((number(found.pod.as_ref()?), number(&found.pv))));
+        let shows: BTreeSet<Mount> = of_pods.collect();
         for volume in 0..VOLUMES.len() {
             match shows.iter().any(|(_, of)| *of == volume) {
                 true => drop(self.lost_stages.remove(&volume)),
-                false if self.outside.stages(volume) => drop(self.lost_stages.insert(volume)),
+                false if self.outside.stages(volume) && !wishes.finds_staged => drop(self.lost_stages.insert(volume)),
                 false => {}
             }
             self.lost_mounts.extend(self.outside.mounts(volume).filter(|mount| !shows.contains(mount)));

@@ -275,6 +275,12 @@ impl Outside {
                 self.data.remove(data_dir);
             }
             Action::ReadVolData { dir } => return Ok(Answer::VolData(self.data.get(dir).cloned())),
+            Action::FindVolData { mount } => {
+                let volume = number(&key.volume);
+                let bound = self.published.contains(&(pod_of(mount), volume)) && self.staged.contains(&volume);
+                let data = self.data.get(&self.layout.staging_dir(driver(volume), &handle(volume)));
+                return Ok(Answer::VolData(data.filter(|_| bound).cloned()));
+            }
             Action::MountRefs { .. } => {
                 let volume = number(&key.volume);
                 // For a block device these are its links.
@@ -298,16 +304,23 @@ impl Outside {
         Ok(Answer::Done)
     }
 
-    /// What a kubelet finds when it starts: the pods' directories.
+    /// What a kubelet finds when it starts: the directories of pods, and those where volumes are staged.
     pub fn found(&self) -> Vec<Found> {
-        let found = |pod, pv: String, block, data| Found { pod, pv, block, data };
         let pods = self.data.iter().filter(|(dir, _)| dir.contains("/pods/"));
-        let mounts = pods.map(|(dir, data)| found(uid(pod_of(dir)).into(), data.spec_vol_id.clone(), false, Some(data.clone())));
+        let mounts = pods.map(|(dir, data)| Found::of_pod(uid(pod_of(dir)), data.spec_vol_id.clone(), false, Some(data.clone())));
         let links = self.linked.iter().map(|(pod, volume)| {
             let pv = format!("pv-{volume}");
             let data = self.data.get(&self.layout.block_data_dir(&pv)).cloned();
-            found(uid(*pod).into(), pv, true, data)
+            Found::of_pod(uid(*pod), pv, true, data)
         });
-        mounts.chain(links).collect()
+        let plugins = self.layout.plugins();
+        let staged = self.data.iter().filter_map(|(dir, data)| {
+            let place = dir.strip_prefix(&plugins)?.strip_prefix('/')?;
+            Some(match place.strip_prefix("volumeDevices/") {
+                Some(device) => Found::staged(device.strip_suffix("/data")?, true, data.clone()),
+                None => Found::staged(place, false, data.clone()),
+            })
+        });
+        mounts.chain(links).chain(staged).collect()
     }
 }

@@ -75,6 +75,8 @@ pub enum Step {
 pub struct Wishes {
     /// Whether the kubelet waits for its watch before it asks for an attachment.
     pub eager: bool,
+    /// The kubelet has kubernetes#138454.
+    pub finds_staged: bool,
     pub pods: BTreeMap<usize, BTreeSet<usize>>,
     pub next: usize,
     pub ready: bool,
@@ -106,7 +108,16 @@ impl ReferenceStateMachine for Wishes {
     type Transition = Step;
 
     fn init_state() -> BoxedStrategy<Self> {
-        any::<bool>().prop_map(|eager| Self { eager, pods: BTreeMap::new(), next: 0, ready: true, size: [4; VOLUMES.len()] }).boxed()
+        any::<(bool, bool)>()
+            .prop_map(|(eager, finds_staged)| Self {
+                eager,
+                finds_staged,
+                pods: BTreeMap::new(),
+                next: 0,
+                ready: true,
+                size: [4; VOLUMES.len()],
+            })
+            .boxed()
     }
 
     fn transitions(wishes: &Self) -> BoxedStrategy<Step> {
