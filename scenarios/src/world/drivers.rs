@@ -139,7 +139,7 @@ impl World {
         self.input("driver").add(&which).value(input).verdict(&verdict);
         for effect in effects {
             match effect {
-                Effect::Cloud { id, call } => self.soon(Part::Cloud, Event::Cloud { which, id, call: Box::new(call), met: false }),
+                Effect::Cloud { id, call } => self.soon(Part::Cloud, Event::Cloud { which, id, call: Box::new(call), met: None }),
                 Effect::Reply { id, result } => self.returned(id, result),
                 Effect::Arm(DriverTimer(id), span) => self.arm(Timer::Driver(which, DriverTimer(id)), span),
                 Effect::Disarm(timer) => self.clock.disarm(&Timer::Driver(which, timer)),

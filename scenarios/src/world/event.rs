@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model_aws::{ec2, efs};
+use model_aws::{ec2, efs, faults};
 use model_common::csi;
 use model_kube::machine as kube;
 use model_kube::object::{Change, Key, Kind, Object};
@@ -49,7 +49,7 @@ pub(super) enum Timer {
     Registration(usize, Which),
     /// A kubelet's next look for directories that nobody needs.
     Housekeeping(usize),
-    Fault(model_aws::faults::Timer),
+    Fault(faults::Timer),
     Volume(usize, volume_manager::Timer),
     Pod(usize, volume_manager::PodUid, PodTimer),
 }
@@ -107,8 +107,8 @@ pub(super) enum Event {
         which: Which,
         id: CallId,
         call: Box<CloudCall>,
-        /// It met its faults already.
-        met: bool,
+        /// What of the table of faults it has yet to meet; none: the table was not asked.
+        met: Option<Box<faults::Verdict>>,
     },
     /// AWS's answer reaches the driver.
     Answer {

@@ -2,6 +2,7 @@
 
 mod disks;
 mod nodes;
+mod requests;
 mod users;
 
 use super::run;

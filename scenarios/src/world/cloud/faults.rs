@@ -39,10 +39,17 @@ impl World {
     }
 
     /// A driver's request reaches AWS, and meets what the table of faults holds for it.
-    pub(in crate::world) fn cloud_arrived(&mut self, which: super::super::Which, id: CallId, call: Box<CloudCall>, met: bool) {
-        let verdict = if met { faults::Verdict::default() } else { self.judge_driver(&call) };
-        if let Some(delay) = verdict.delay {
-            return self.clock.after(delay.duration(), Event::Cloud { which, id, call, met: true });
+    pub(in crate::world) fn cloud_arrived(
+        &mut self,
+        which: super::super::Which,
+        id: CallId,
+        call: Box<CloudCall>,
+        met: Option<Box<faults::Verdict>>,
+    ) {
+        let mut verdict = met.map_or_else(|| self.judge_driver(&call), |met| *met);
+        // The rest of it is for the request that comes after the delay.
+        if let Some(delay) = verdict.delay.take() {
+            return self.clock.after(delay.duration(), Event::Cloud { which, id, call, met: Some(Box::new(verdict)) });
         }
         let mut result = match verdict.error {
             Some(error) => Box::new(Err(call.error(error.status, REQUEST_ID, &error.code, &error.message))),
