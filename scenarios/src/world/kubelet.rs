@@ -15,6 +15,7 @@ use model_common::fixes::Fixes;
 use model_kube::events::{self, Recorder};
 use model_kube::object::{Change, Key, Kind, Object};
 use model_kube::write::{Patch, Subresource, Write};
+use model_node::driver::ebs;
 use model_node::kubelet::{Effect, Input, Kubelet};
 use model_node::node_status::Reports;
 use model_node::pod::{Phase, PodEffect, PodSpec};
@@ -215,7 +216,7 @@ impl World {
     /// A node is there, and its kubelet begins.
     pub(super) fn boot_node(&mut self, number: usize) {
         let info = &self.nodes[number].info;
-        let volume_limit = drivers::volume_limit(info) as usize;
+        let volume_limit = usize::try_from(ebs::max_volumes(&info.instance_type)).unwrap_or(usize::MAX);
         let seen = Seen::Node { name: &info.name, instance: &info.instance_id, zone: &info.zone, volume_limit };
         self.watch.see(self.clock.now(), &seen);
         self.boot_kubelet(number);

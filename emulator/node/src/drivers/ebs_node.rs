@@ -13,7 +13,7 @@ use model_node::driver::ebs::{self, DEVICE_PATH};
 use tokio_util::sync::CancellationToken;
 
 use super::in_flight::InFlight;
-use super::{identity, limits, tools};
+use super::{identity, tools};
 use crate::{NodeConfig, mounts};
 
 const FILE_SYSTEMS: [&str; 4] = ["ext3", "ext4", "xfs", "ntfs"];
@@ -439,7 +439,7 @@ impl NodeService for EbsNode {
             ])),
             NodeCall::NodeGetInfo => Ok(NodeReply::NodeGetInfo {
                 node_id: self.node_id.clone(),
-                max_volumes_per_node: limits::max_volumes(&self.instance_type),
+                max_volumes_per_node: ebs::max_volumes(&self.instance_type),
                 accessible_topology: Some(Segments::from([
                     ("topology.ebs.csi.aws.com/zone".to_owned(), self.zone.clone()),
                     ("topology.kubernetes.io/zone".to_owned(), self.zone.clone()),

@@ -6,7 +6,6 @@ mod controller;
 pub(crate) mod ebs_node;
 pub(crate) mod efs_node;
 mod in_flight;
-mod limits;
 mod tools;
 
 use std::path::PathBuf;

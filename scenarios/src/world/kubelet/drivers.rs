@@ -7,7 +7,6 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSINodeDriver, CSINodeSpec, VolumeNodeResources};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use model_aws::ec2::InstanceType;
 use model_aws::world;
 use model_kube::object::Kind;
 use model_kube::write::{ApiError, Write};
@@ -24,15 +23,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(122);
 /// What the EBS driver's NodeGetInfo tells of where the node is.
 const EBS_ZONE: &str = "topology.ebs.csi.aws.com/zone";
 
-/// How many volumes of the EBS driver a node takes: the root volume and the first network interface take two of the type's limit.
-pub(super) fn volume_limit(info: &world::Node) -> u32 {
-    InstanceType::find(&info.instance_type).map_or(25, |kind| kind.ebs_limit.saturating_sub(2))
-}
-
 /// What a driver's NodeGetInfo answers, as the kubelet writes it down.
 fn entry(info: &world::Node, which: Which) -> CSINodeDriver {
     let (name, keys, limit): (_, &[&str], _) = match which {
-        Which::Ebs => (ebs::DRIVER, &["kubernetes.io/os", EBS_ZONE, "topology.kubernetes.io/zone"], Some(volume_limit(info))),
+        Which::Ebs => {
+            (ebs::DRIVER, &["kubernetes.io/os", EBS_ZONE, "topology.kubernetes.io/zone"], Some(ebs::max_volumes(&info.instance_type)))
+        }
         Which::Efs => (efs::DRIVER, &["topology.kubernetes.io/zone"], None),
     };
     CSINodeDriver {

@@ -2,6 +2,7 @@
 
 mod attach;
 mod create;
+mod limits;
 mod modify;
 mod names;
 mod parameters;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Awaits, CallId, Calls, Effect, Event, Input, Next, Reject, Timer};
 
+pub use limits::max_volumes;
 pub use names::DEVICE_NAMES;
 pub use parameters::formatting_supported;
 

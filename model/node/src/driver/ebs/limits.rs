@@ -1,4 +1,4 @@
-//! How many volumes a node can have (`pkg/cloud/limits`, ebs.md §3.6).
+//! How many volumes a node can have, as the driver's node service says (`pkg/cloud/limits`, ebs.md §3.6).
 
 const TABLE: &str = include_str!("limits.txt");
 /// What an instance type has that the table does not know.
@@ -6,7 +6,7 @@ const UNKNOWN: (i64, bool) = (27, true);
 
 /// The number for NodeGetInfo: what the type can have, less the root volume. One network interface is assumed, as the real driver does
 /// without IMDS, and the first one takes no slot.
-pub(super) fn max_volumes(instance_type: &str) -> i64 {
+pub fn max_volumes(instance_type: &str) -> i64 {
     let (limit, _shared) =
         TABLE.lines().find_map(|line| parse(line).filter(|(name, ..)| *name == instance_type)).map_or(UNKNOWN, |row| (row.1, row.2));
     (limit - 1).max(1)
