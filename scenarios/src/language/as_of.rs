@@ -31,6 +31,11 @@ impl AsOf {
         &self.0
     }
 
+    /// The day that has every change that ebbtide knows.
+    pub fn fixed() -> Self {
+        Self(Fixes::all())
+    }
+
     /// Whether it is upstream's own day.
     pub fn is_today(&self) -> bool {
         *self == Self::default()
@@ -44,7 +49,7 @@ impl FromStr for AsOf {
         let version = text.strip_prefix('v').unwrap_or(text);
         match text {
             _ if version == TODAY => Ok(Self::default()),
-            "fixed" => Ok(Self(Fixes::all())),
+            "fixed" => Ok(Self::fixed()),
             _ if version.starts_with(|c: char| c.is_ascii_digit()) => Err(NoDay::Version(text.to_owned())),
             _ => Ok(Self(text.split(',').map(|name| name.trim().parse::<Fix>()).collect::<Result<_, _>>()?)),
         }
