@@ -10,6 +10,7 @@ use crate::write::{Propagation, Write};
 mod alone;
 mod handshake;
 mod lost;
+mod table;
 
 /// A static volume without nodeAffinity, used by `app` on node-a.
 fn running(seed: u64) -> World {

@@ -6,6 +6,7 @@ use crate::write::Write;
 use model_common::csi::{Code, ControllerCall, Error};
 
 mod alone;
+mod table;
 
 fn attachment(volume: &str, node: &str) -> serde_json::Value {
     json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": {"name": format!("va-{volume}-{node}")},

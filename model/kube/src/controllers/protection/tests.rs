@@ -9,6 +9,7 @@ use crate::testing::{World, claim, class, object, pod, volume};
 use crate::write::Write;
 
 mod alone;
+mod attributes;
 
 #[test]
 fn a_claim_in_use_stays_until_its_pod_is_gone() {
