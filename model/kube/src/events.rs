@@ -212,7 +212,7 @@ mod tests {
         let record = EventRecord::normal(&claim(), "WaitForFirstConsumer", "waiting", "persistentvolume-controller");
         let at = Timestamp::from_second(1_700_000_000).unwrap();
         let Write::Create { object } = recorder.record(&record, at) else { panic!("the first record makes an Event") };
-        assert_eq!(object.key().name.as_ref(), "c.17979cfe362a0000");
+        assert_eq!(object.key().name, "c.17979cfe362a0000");
         let Write::Patch { key, patch, .. } = recorder.record(&record, at) else { panic!("the second counts") };
         assert_eq!(key, object.key());
         assert_eq!(patch, crate::write::Patch::Merge(json!({"count": 2, "lastTimestamp": "2023-11-14T22:13:20Z"})));

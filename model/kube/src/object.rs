@@ -8,6 +8,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiext
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use smol_str::SmolStr;
 
 /// An object of a kind that `k8s-openapi` does not know: its fields as JSON, its metadata typed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,8 +60,8 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Key {
     pub kind: Kind,
-    pub namespace: Arc<str>,
-    pub name: Arc<str>,
+    pub namespace: SmolStr,
+    pub name: SmolStr,
 }
 
 impl Key {

@@ -126,6 +126,8 @@ pub struct AttachDetach {
     /// `volumesInUse` as last seen of each node, and each new attachment until the node says otherwise.
     in_use: BTreeMap<String, BTreeSet<String>>,
     pairs: Pairs,
+    /// The nodes for which the controller attaches, and whose pods it has looked at since it does.
+    managed: BTreeSet<String>,
     fixes: Fixes,
     /// Detached, and with the bug to be detached once more.
     detached: BTreeSet<Key>,
@@ -196,8 +198,10 @@ impl AttachDetach {
                 self.set_in_use(node);
                 self.work.mark(object.key());
                 let node_name = name(&node.metadata).to_owned();
-                let pods: Vec<Key> = self.cache.find(Index::PodsByNode, &node_name).cloned().collect();
-                pods.iter().for_each(|pod| self.update_pod(pod));
+                if self.becomes_managed(&node_name) {
+                    let pods: Vec<Key> = self.cache.find(Index::PodsByNode, &node_name).cloned().collect();
+                    pods.iter().for_each(|pod| self.update_pod(pod));
+                }
                 let items: Vec<Key> = self.pairs.of_node(&node_name).map(|(item, _)| item.clone()).collect();
                 items.into_iter().for_each(|item| self.work.mark_gently(item));
             }

@@ -31,7 +31,7 @@ pub(super) enum Chore {
     /// Lets an owner go that waited for its dependents; by uid.
     Release(String),
     /// Removes a terminating namespace once it is empty.
-    Namespace(std::sync::Arc<str>),
+    Namespace(smol_str::SmolStr),
     /// Removes a deleted CustomResourceDefinition once its last object is gone.
     Definition(Kind),
     /// Deletes an object because its namespace or definition goes.

@@ -1,9 +1,9 @@
 //! What makes the cost of a read follow its answer: pods by node and by claim, objects by uid and by owner.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
+use smol_str::SmolStr;
 
 use crate::object::{Key, Kind, Object};
 
@@ -13,8 +13,8 @@ pub(super) struct Index {
     by_uid: BTreeMap<String, Key>,
     dependents: BTreeMap<String, BTreeSet<Key>>,
     pods_by_node: BTreeMap<String, BTreeSet<Key>>,
-    pods_by_claim: BTreeMap<(Arc<str>, String), BTreeSet<Key>>,
-    in_namespace: BTreeMap<Arc<str>, usize>,
+    pods_by_claim: BTreeMap<(SmolStr, String), BTreeSet<Key>>,
+    in_namespace: BTreeMap<SmolStr, usize>,
 }
 
 /// The claims that a pod uses: by name, and those made for its generic ephemeral volumes (`<pod>-<volume>`).
@@ -91,7 +91,7 @@ impl Index {
     }
 
     pub fn pods_using(&self, namespace: &str, claim: &str) -> impl Iterator<Item = &Key> {
-        self.pods_by_claim.get(&(Arc::from(namespace), claim.to_owned())).into_iter().flatten()
+        self.pods_by_claim.get(&(SmolStr::new(namespace), claim.to_owned())).into_iter().flatten()
     }
 
     pub fn is_empty_namespace(&self, namespace: &str) -> bool {

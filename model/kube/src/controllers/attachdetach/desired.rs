@@ -22,21 +22,24 @@ pub(super) fn unique_name(volume: &PersistentVolume) -> Option<String> {
 
 /// `IsPodTerminated`: nothing of the pod runs any more.
 fn is_terminated(pod: &Pod) -> bool {
-    let not_running = |statuses: Option<&Vec<ContainerStatus>>| {
-        statuses
-            .into_iter()
-            .flatten()
-            .all(|status| status.state.as_ref().is_some_and(|state| state.terminated.is_some() || state.waiting.is_some()))
-    };
-    let status = pod.status.clone().unwrap_or_default();
-    is_finished(pod)
-        || (pod.metadata.deletion_timestamp.is_some()
-            && not_running(status.init_container_statuses.as_ref())
-            && not_running(status.container_statuses.as_ref())
-            && not_running(status.ephemeral_container_statuses.as_ref()))
+    let runs = |status: &ContainerStatus| !status.state.as_ref().is_some_and(|state| state.terminated.is_some() || state.waiting.is_some());
+    let containers = pod.status.iter().flat_map(|status| {
+        let kinds = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+        kinds.into_iter().flatten().flatten()
+    });
+    is_finished(pod) || (pod.metadata.deletion_timestamp.is_some() && !containers.into_iter().any(runs))
 }
 
 impl AttachDetach {
+    /// Whether the controller attaches for the node from this change on: pods that were there before count now.
+    pub(super) fn becomes_managed(&mut self, node: &str) -> bool {
+        if self.cache.get::<Node>("", node).is_some_and(|node| is_managed(node)) {
+            return self.managed.insert(node.to_owned());
+        }
+        self.managed.remove(node);
+        false
+    }
+
     /// Takes a pod's needs in. They grow while the pod lives, and all go when it is terminated or gone: a claim that vanishes
     /// under a running pod detaches nothing.
     pub(super) fn update_pod(&mut self, key: &Key) {
