@@ -37,8 +37,9 @@ impl VolumeManager {
         let unwanted: Vec<_> = self
             .actual
             .iter()
-            .flat_map(|(name, volume)| volume.pods.iter().map(move |(pod, mount)| (name.clone(), pod.clone(), mount.spec.clone())))
+            .flat_map(|(name, volume)| volume.pods.iter().map(move |(pod, mount)| (name, pod, mount)))
             .filter(|(name, pod, _)| !self.wants(pod, name))
+            .map(|(name, pod, mount)| (name.clone(), pod.clone(), mount.spec.clone()))
             .collect();
         for (name, pod, spec) in unwanted {
             let key = Key::pod(&name, &pod);
@@ -51,8 +52,13 @@ impl VolumeManager {
     }
 
     fn mount_wanted(&mut self, out: &mut Vec<Effect>) {
-        let wanted: Vec<_> =
-            self.desired.values().flat_map(|want| want.volumes.iter().map(move |volume| (want.clone(), volume.clone()))).collect();
+        let wanted: Vec<_> = self
+            .desired
+            .values()
+            .flat_map(|want| want.volumes.iter().map(move |volume| (want, volume)))
+            .filter(|(want, volume)| !matches!(self.need(&want.uid, volume), Need::Nothing))
+            .map(|(want, volume)| (want.clone(), volume.clone()))
+            .collect();
         for (want, volume) in wanted {
             let key = Key::volume(&volume.spec.name);
             if self.pending.is_pending(&key) {
