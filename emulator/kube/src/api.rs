@@ -40,7 +40,7 @@ pub struct Reply {
 }
 
 enum Message {
-    Write(Job),
+    Write(Box<Job>),
     /// Close the state; told when it is closed.
     Stop(oneshot::Sender<()>),
 }
@@ -99,7 +99,7 @@ impl Api {
     pub async fn write_with(&self, write: Write, options: Options) -> Result<Reply, ApiError> {
         let (reply, answer) = oneshot::channel();
         let stopped = |_| ApiError::unavailable("the API server is shutting down");
-        self.writes.send(Message::Write(Job { write, options, reply })).await.map_err(|_| stopped(()))?;
+        self.writes.send(Message::Write(Box::new(Job { write, options, reply }))).await.map_err(|_| stopped(()))?;
         answer.await.map_err(|_| stopped(()))?
     }
 
@@ -224,7 +224,7 @@ impl Writer {
             let mut next = Some(first);
             while let Some(message) = next.take() {
                 match message {
-                    Message::Write(job) => group.push(job),
+                    Message::Write(job) => group.push(*job),
                     Message::Stop(done) => stop = Some(done),
                 }
                 if group.len() < GROUP && stop.is_none() {
